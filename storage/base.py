@@ -1,0 +1,261 @@
+"""The ports: what the server needs of a store and of a bus, and the duties of every adapter.
+
+An adapter is one folder (``memory``, ``sqlite``, ...) and passes ``tests/conformance``. The tenant is a
+parameter of every call that touches a tenant's data, and every adapter puts it into every query, so
+another tenant's conversation is indistinguishable from a missing one.
+
+Every method may raise ``StoreUnavailable``: the store cannot be reached, is full or has failed; then
+nothing is known to have happened (see ``CommitUnknown`` for the one case that needs more care).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from storage.models import Conversation, EventBatch, Flow, FlowVersion, InboxEntry, TimeMs
+
+
+class StorageError(Exception):
+    """Base of what an adapter raises."""
+
+
+class StoreUnavailable(StorageError):  # noqa: N818
+    """The store cannot serve now. The operation did not happen, or had no effect worth knowing."""
+
+
+class CommitUnknown(StoreUnavailable):
+    """A commit or enqueue was sent and its outcome is not known (lost reply, failover).
+
+    The caller reloads: a commit happened if ``batch_at(first_offset)`` has its ``commit_id`` (or, for a
+    commit without events, if the record carries its ``commit_id``).
+    """
+
+
+class StoreLocked(StorageError):  # noqa: N818
+    """Another server has this store open exclusively. The message says which file and what to do."""
+
+
+class StoreTooNew(StorageError):  # noqa: N818
+    """The store was written by a newer Parley than this one; nothing was changed."""
+
+
+class CommitOutcome(Enum):
+    """What became of a commit."""
+
+    COMMITTED = "committed"
+    CONFLICT = "conflict"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the writer read. A commit happens only if the stored record still has both.
+
+    ``revision`` None: the record must not exist (insert-only); otherwise it must (update-only).
+    ``fence`` is compared always; a writer that holds no lease passes the fence it read.
+    """
+
+    revision: int | None
+    fence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One atomic change of one conversation.
+
+    ``record`` is the whole new record: its ``revision`` is ``expected.revision + 1`` (1 for an insert)
+    and its ``commit_id`` is ``batch.commit_id``. ``batch`` is None for a commit without events, then the
+    commit id is ``record.commit_id``. ``batch.key`` is set only on the commit that accepts a command.
+    """
+
+    expected: Expected
+    record: Conversation
+    batch: EventBatch | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What the log knows of an idempotency key: the batch that accepted the command."""
+
+    key: str
+    body_hash: str | None
+    epoch: str
+    first_offset: int
+    last_offset: int
+    execution_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A conversation whose ``wake_at`` has come."""
+
+    tenant_id: str
+    conversation_id: str
+    wake_at: TimeMs
+
+
+class ConversationStore(Protocol):
+    """Conversations and their event logs.
+
+    Ordering: all operations on one conversation are linearizable; ``load`` and ``events`` that start
+    after a commit returned see it. After ``COMMITTED``, ``events`` returns the batch.
+    """
+
+    detects_duplicates: bool
+    """Whether ``commit`` itself answers ``DUPLICATE`` for every key in the log. Where False (the log is
+    written after the record) the caller looks a key up with ``find_key`` before it reduces."""
+
+    embedded: bool
+    """Whether this process is the only one that can write, so that a cached record is fresh."""
+
+    async def open(self) -> None:
+        """Connect, lock, migrate. Raises StoreLocked, StoreTooNew or StoreUnavailable. An exclusive
+        store voids all leases here (``lease`` none, ``wake_at`` now), because their owners are dead."""
+
+    async def close(self) -> None:
+        """Finish what was accepted and release everything. Idempotent."""
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless a read and the writer work."""
+
+    def now(self) -> TimeMs:
+        """The store's time; never blocks. (A networked store keeps a measured offset.)"""
+
+    async def load(self, tenant_id: str, conversation_id: str) -> Conversation | None:
+        """Return the newest committed record (a majority read), a tombstone included, or None."""
+
+    async def commit(self, commit: Commit) -> CommitOutcome:
+        """Make ``record`` and ``batch`` durable together, or change nothing.
+
+        ``COMMITTED`` is answered only when both survive the loss of power. ``CONFLICT``: the record is
+        not at ``expected`` (revision or fence, or it exists / does not exist). ``DUPLICATE``: the batch's
+        key is already in this conversation's log (checked only where ``expected`` held). Raises
+        CommitUnknown where the outcome cannot be told. A cancelled caller does not undo it.
+        """
+
+    async def renew(
+        self, tenant_id: str, conversation_id: str, fence: int, owner: str, until: TimeMs, wake_at: TimeMs
+    ) -> bool:
+        """Move the lease's end and ``wake_at``, if ``fence`` and ``owner`` still hold. Leaves the
+        revision alone and writes no event. False: the lease is lost; stop the effect."""
+
+    async def enqueue(
+        self, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs
+    ) -> bool:
+        """Append ``entry`` to the inbox in one conditional write: the record exists, is no tombstone, is
+        busy, has the key neither in ``inbox`` nor in ``recent``, and the inbox stays under
+        ``INBOX_MAX_ENTRIES`` and ``INBOX_MAX_BYTES``. Adds 1 to the revision, sets ``last_activity``,
+        sets ``wake_at`` to the earlier of the present one and ``wake_at``. No event. False: no match."""
+
+    async def events(
+        self, tenant_id: str, conversation_id: str, epoch: str, after: int, *, limit: int = 1000,
+        max_bytes: int = 512 * 1024,
+    ) -> list[EventBatch]:
+        """Return whole batches whose ``last_offset`` is above ``after``, in order, until ``limit``
+        events or ``max_bytes`` are reached (at least one batch if there is any)."""
+
+    async def batch_at(
+        self, tenant_id: str, conversation_id: str, epoch: str, first_offset: int
+    ) -> EventBatch | None:
+        """Return the batch that begins at ``first_offset``, or None."""
+
+    async def find_key(self, tenant_id: str, conversation_id: str, key: str) -> KeyRecord | None:
+        """Find the batch that accepted the command with this idempotency key: one indexed read."""
+
+    async def turn_end(
+        self, tenant_id: str, conversation_id: str, epoch: str, command_id: str, from_offset: int
+    ) -> EventBatch | None:
+        """Return the first batch at or after ``from_offset`` that holds a ``turn.completed`` or
+        ``turn.failed`` with this ``command_id``, or None while the turn has not ended."""
+
+    async def messages(
+        self, tenant_id: str, conversation_id: str, epoch: str, *, before: int | None, after: int, limit: int
+    ) -> list[EventBatch]:
+        """Return, oldest first, the batches that hold the newest ``limit`` message events with
+        ``after < offset < before`` (``before`` None: no upper end). May hold further events."""
+
+    async def due(self, now: TimeMs, limit: int) -> list[Due]:
+        """Return up to ``limit`` conversations with ``wake_at <= now``, the earliest first."""
+
+    async def offsets(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, int]]:
+        """Return ``(epoch, offset)`` for each (tenant, conversation) that exists, in one read."""
+
+    async def find_execution(self, tenant_id: str, execution_id: str) -> str | None:
+        """Return the id of the conversation that ran this execution, or None."""
+
+    async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
+        """Remove every batch of a conversation whose record is a tombstone; return how many."""
+
+    async def expire_tombstones(self, now: TimeMs, limit: int) -> int:
+        """Remove up to ``limit`` tombstones with ``expires_at <= now``; return how many."""
+
+
+class FlowStore(Protocol):
+    """Flows and their immutable versions."""
+
+    async def publish(self, version: FlowVersion, *, name: str, description: str, is_default: bool) -> FlowVersion:
+        """Store ``version`` as the next one of its flow, unless the newest has the same ``sha256``: then
+        return that one (only the head's name, description and default are brought up to date). The
+        returned record has the number that was given. A default unmakes the tenant's former default."""
+
+    async def flow_version(self, tenant_id: str, flow_id: str, version: int) -> FlowVersion | None:
+        """Return one version, or None."""
+
+    async def flows(self, tenant_id: str) -> list[Flow]:
+        """Return the heads of the tenant's flows that are not archived, by flow id."""
+
+    async def archive_flow(self, tenant_id: str, flow_id: str) -> bool:
+        """Archive a flow: it starts no more executions; those that run keep their version."""
+
+
+class Store(ConversationStore, FlowStore, Protocol):
+    """What one adapter offers whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusMessage:
+    """A hint to other instances: ``payload`` is JSON bytes. Never a source of truth."""
+
+    channel: str
+    payload: bytes
+
+
+class EventBus(Protocol):
+    """Fan-out between instances: at most once, unordered in general, lossy by contract.
+
+    What a bus loses is healed from the store; so no method reports delivery, and ``publish`` never
+    raises for a bus that is away.
+    """
+
+    async def open(self) -> None:
+        """Connect. Raises StoreUnavailable."""
+
+    async def close(self) -> None:
+        """Release everything. Idempotent."""
+
+    def publish(self, channel: str, payload: bytes) -> None:
+        """Send to all other subscribers of ``channel``; returns at once."""
+
+    async def subscribe(self, channel: str, receive: Callable[[bytes], None]) -> None:
+        """Call ``receive`` with each payload; it must not block. One receiver a channel and instance."""
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Stop. Unknown channels are ignored."""
+
+
+class Clock(Protocol):
+    """Time as the engine sees it: the store's time, never running backwards inside a process."""
+
+    def now(self) -> TimeMs:
+        """Milliseconds since the Unix epoch."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; a virtual clock returns when a test has moved it on."""
+
+
+__all__ = [
+    "BusMessage", "Clock", "Commit", "CommitOutcome", "CommitUnknown", "ConversationStore",
+    "Due", "EventBus", "Expected", "FlowStore", "KeyRecord", "StorageError", "Store", "StoreLocked",
+    "StoreTooNew", "StoreUnavailable",
+]

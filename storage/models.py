@@ -1,0 +1,290 @@
+"""What the store keeps, as immutable slotted records.
+
+Times are integers: milliseconds since the Unix epoch, UTC. Ids are strings. A value typed ``Json`` is
+what ``orjson`` reads and writes. Records are never changed in place: ``dataclasses.replace`` makes the
+next one, so a cached record is safe to share.
+
+The field names are those of the API (``docs/reference/records.md``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+Json = Any
+TimeMs = int
+
+Audience = Literal["owner", "agent", "full"]
+"""The least audience that may see an event: ``owner`` ones are seen by all three."""
+
+ExecutionStatus = Literal[
+    "pending",
+    "running",
+    "waiting_input",
+    "waiting_clarification",
+    "waiting_acceptance",
+    "waiting_timer",
+    "waiting_event",
+    "paused",
+    "completed",
+    "failed",
+    "cancelled",
+    "expired",
+]
+ENDED: Final = frozenset({"completed", "failed", "cancelled", "expired"})
+CommandState = Literal["completed", "failed", "running", "queued"]
+
+RING_SIZE: Final = 64
+INBOX_MAX_ENTRIES: Final = 32
+INBOX_MAX_BYTES: Final = 256 * 1024
+RECORD_MAX_BYTES: Final = 1024 * 1024
+VALUE_MAX_BYTES: Final = 256 * 1024
+EVENT_MAX_BYTES: Final = 64 * 1024
+COMMIT_MAX_BYTES: Final = 256 * 1024
+TOMBSTONE_MS: Final = 30 * 24 * 3600 * 1000
+LATE_FLUSH_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An instance's claim on a conversation while an effect runs; void after ``until``."""
+
+    owner: str
+    until: TimeMs
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened. ``audience`` is the least audience that may see it and stays off the wire."""
+
+    offset: int
+    time: TimeMs
+    type: str
+    execution_id: str | None
+    step_id: str | None
+    command_id: str | None
+    cause: str | None
+    data: Mapping[str, Json]
+    audience: Audience = "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """The events of one commit: contiguous offsets, never merged or split. May hold no events
+    (``first_offset == last_offset + 1``) only as a value in flight; such a batch is not stored."""
+
+    epoch: str
+    first_offset: int
+    last_offset: int
+    commit_id: str
+    key: str | None
+    body_hash: str | None
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InboxEntry:
+    """A command that waits for its turn. ``command`` is the validated frame without its ``id``."""
+
+    key: str
+    body_hash: str
+    command: Mapping[str, Json]
+    principal: Mapping[str, Json]
+    received_at: TimeMs
+    void: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecentKey:
+    """One entry of the idempotency ring."""
+
+    key: str
+    body_hash: str
+    status: CommandState
+    execution_id: str | None
+    first_offset: int
+    last_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of a pending request."""
+
+    id: str
+    text: str
+    type: str = "text"
+    options: tuple[str, ...] = ()
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An open (or decided) request of an execution to a person."""
+
+    pending_id: str
+    kind: Literal["input", "clarification", "acceptance"]
+    step_id: str
+    title: str | None = None
+    prompt: str | None = None
+    questions: tuple[Question, ...] = ()
+    editable: tuple[str, ...] = ()
+    by: Mapping[str, Json] | None = None
+    votes: tuple[Mapping[str, Json], ...] = ()
+    digest: str | None = None
+    deadline: TimeMs | None = None
+    created_at: TimeMs = 0
+    decided: Mapping[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An effect whose intent is committed and whose result is not.
+
+    ``key`` is constant over all attempts of one visit of a step; ``number`` counts them from 1;
+    ``retry_at`` is set while the next attempt waits for its back-off (nothing runs then).
+    """
+
+    frame: int
+    step_id: str
+    visit: int
+    key: str
+    message_id: str
+    number: int
+    started_at: TimeMs
+    name: str
+    effect: Literal["read", "idempotent", "write"]
+    arguments: Mapping[str, Json] = field(default_factory=dict)
+    retry_at: TimeMs | None = None
+    reconciling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One call of a flow inside an execution; ``frame`` numbers are never reused."""
+
+    frame: int
+    parent: int | None
+    flow_id: str
+    version: int
+    step_id: str | None
+    variables: Mapping[str, Json] = field(default_factory=dict)
+    visits: Mapping[str, int] = field(default_factory=dict)
+    tries: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One run of a flow version in a conversation."""
+
+    execution_id: str
+    flow_id: str
+    flow_version: int
+    status: ExecutionStatus
+    user_id: str | None
+    project_id: str | None = None
+    variant: str | None = None
+    input: Json = None
+    output: Json = None
+    error: Mapping[str, Json] | None = None
+    current_step_id: str | None = None
+    completed_steps: tuple[str, ...] = ()
+    frames: tuple[Frame, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    pending: tuple[Pending, ...] = ()
+    command_id: str | None = None
+    correlation_id: str | None = None
+    request_id: str | None = None
+    exposed: tuple[str, ...] = ()
+    running_ms: int = 0
+    started_at: TimeMs = 0
+    updated_at: TimeMs = 0
+    completed_at: TimeMs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """What the running turn has gathered for its ``turn.*`` event, kept over several commits."""
+
+    command_id: str | None
+    cause: str | None
+    started_at: TimeMs
+    messages: tuple[Mapping[str, Json], ...] = ()
+    slots: Mapping[str, Json] = field(default_factory=dict)
+    variables: Mapping[str, Json] = field(default_factory=dict)
+    actions: tuple[Mapping[str, Json], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The durable aggregate: user, slots, variables, current execution, and where its log stands.
+
+    ``offset`` is the offset of its last event; ``revision`` grows by one with each commit and each
+    enqueue; ``fence`` grows when a lease is taken or pre-empted. ``reset_offset`` is the offset of the
+    last ``conversation.reset`` (0: none). ``ring_full`` says that ``recent`` has dropped keys, so that
+    a key which is not in it may still be in the log. A tombstone has ``deleted_at`` and no content.
+    """
+
+    tenant_id: str
+    conversation_id: str
+    user_id: str | None
+    epoch: str
+    offset: int = 0
+    revision: int = 0
+    fence: int = 0
+    lease: Lease | None = None
+    commit_id: str = ""
+    status: str = "idle"
+    project_id: str | None = None
+    channel: str = "web"
+    locale: str | None = None
+    timezone: str | None = None
+    slots: Mapping[str, Json] = field(default_factory=dict)
+    variables: Mapping[str, Json] = field(default_factory=dict)
+    execution: Execution | None = None
+    turn: OpenTurn | None = None
+    inbox: tuple[InboxEntry, ...] = ()
+    recent: tuple[RecentKey, ...] = ()
+    ring_full: bool = False
+    reset_offset: int = 0
+    wake_at: TimeMs | None = None
+    expires_at: TimeMs | None = None
+    deleted_at: TimeMs | None = None
+    created_at: TimeMs = 0
+    last_activity: TimeMs = 0
+    message_count: int = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a new command has to wait: an effect runs or waits to be retried, or the inbox is not empty."""
+        return bool(self.inbox) or (self.execution is not None and self.execution.status == "running")
+
+
+@dataclass(frozen=True, slots=True)
+class FlowVersion:
+    """A published version of a flow; immutable. ``source`` is its YAML or JSON text."""
+
+    tenant_id: str
+    flow_id: str
+    version: int
+    sha256: str
+    source: str
+    source_name: str
+    label: str | None = None
+    published_by: str | None = None
+    published_at: TimeMs = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A flow's head: which version is newest, whether it is the tenant's default."""
+
+    tenant_id: str
+    flow_id: str
+    name: str
+    description: str = ""
+    status: Literal["draft", "active", "archived"] = "active"
+    is_default: bool = False
+    latest_version: int = 0
+    created_at: TimeMs = 0
+    updated_at: TimeMs = 0
+    published_at: TimeMs | None = None
