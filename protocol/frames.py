@@ -14,12 +14,21 @@ SUBPROTOCOL: Final = "parley.v1"
 Json = Any
 """A JSON value: null, bool, number, string, list or object."""
 
-FrameId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+# A frame's id is echoed as it came, so it is not trimmed: a client finds its reply by comparing it.
+FrameId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 ConversationId = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[A-Za-z0-9._~-]{1,64}$")]
 TenantId = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[A-Za-z0-9_-]{1,100}$")]
 FlowId = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[a-z0-9_-]{1,64}$")]
-UserId = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,128}$")]
-IdempotencyKey = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{8,128}$")]
+# Printable: no control characters, line separators or bidi marks (they let one id look like another).
+UserId = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]{1,128}$",
+    ),
+]
+# Printable ASCII. No space at either end: REST carries the key in a header, where HTTP would trim it.
+IdempotencyKey = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e][\x20-\x7e]{6,126}[\x21-\x7e]$")]
 EntityId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
 ShortText = Annotated[str, StringConstraints(max_length=1000)]
 
@@ -216,7 +225,21 @@ Command = Process | Reset | Acceptance | Clarification | Cancel
 
 CLIENT_FRAME: TypeAdapter[Any] = TypeAdapter(ClientFrame)
 CLIENT_FRAME_TYPES: Final = frozenset(
-    "hello auth subscribe unsubscribe process state reset acceptance clarification cancel history typing pong".split()
+    {
+        "hello",
+        "auth",
+        "subscribe",
+        "unsubscribe",
+        "process",
+        "state",
+        "reset",
+        "acceptance",
+        "clarification",
+        "cancel",
+        "history",
+        "typing",
+        "pong",
+    }
 )
 COMMAND_TYPES: Final = frozenset({"process", "reset", "acceptance", "clarification", "cancel"})
 
