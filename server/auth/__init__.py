@@ -1,0 +1,1 @@
+"""Who is connected and what that allows: credentials, roles, origins."""

@@ -1,0 +1,1 @@
+"""How much is allowed: counters and buckets that the gateway asks."""
