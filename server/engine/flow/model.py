@@ -1,0 +1,200 @@
+"""The intermediate form of a flow: what the loader makes of its YAML and the reducer runs.
+
+Everything here is immutable and free of positions but for ``StepCommon.line``; a flow that exists has
+no errors. Step kinds live in ``server.engine.steps`` and derive from ``Step``.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, Self
+
+from server.engine.flow.expressions import Expression
+from server.engine.flow.templates import JsonTemplate, Template
+
+if TYPE_CHECKING:
+    from server.engine.flow.node import Node
+
+Json = Any
+Path = tuple[str, ...]
+Severity = Literal["error", "warning"]
+Effect = Literal["read", "idempotent", "write"]
+SlotType = Literal["text", "number", "integer", "boolean", "choice", "date", "email"]
+
+SLOT_TYPES: Final[tuple[SlotType, ...]] = ("text", "number", "integer", "boolean", "choice", "date", "email")
+RETRY_REASONS: Final = ("timeout", "unavailable", "error")
+"""Why an attempt may be repeated: it took too long, its service was away, it raised anything else."""
+
+MAX_TIMEOUT_MS: Final = 2 * 3600 * 1000
+MAX_RETRIES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in a flow file; ``line`` and ``column`` count from 1."""
+
+    file: str
+    line: int
+    column: int
+    severity: Severity
+    rule: str
+    message: str
+    suggestion: str | None = None
+
+    def __str__(self) -> str:
+        hint = f" (did you mean {self.suggestion}?)" if self.suggestion else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.severity} [{self.rule}] {self.message}{hint}"
+
+
+class FlowInvalid(Exception):  # noqa: N818 - what happened
+    """A flow does not compile. ``problems`` holds all of them, warnings included, in file order."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A rule for a slot's value: where ``if_`` is true of ``value``, ``say`` tells what is wrong."""
+
+    if_: Expression
+    say: Template
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A named piece of information that the conversation gathers.
+
+    ``prompt`` is asked where a step brings no question of its own. ``default`` (normalised, null for
+    none) is its value at a flow's start. ``keep`` says that starting the flow leaves it filled.
+    """
+
+    name: str
+    type: SlotType
+    options: tuple[str, ...] = ()
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    validate: tuple[Validation, ...] = ()
+    pii: bool = False
+    keep: bool = False
+    prompt: Template | None = None
+    default: Json = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What starts a flow: keywords, examples with the least overlap, payloads of buttons."""
+
+    name: str
+    keywords: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    minimum: float = 0.6
+    payloads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and when an attempt is repeated: ``delay_ms * factor ** (attempt - 1)`` after each."""
+
+    max: int
+    delay_ms: int = 1_000
+    factor: float = 2.0
+    on: tuple[str, ...] = ("timeout", "unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class StepCommon:
+    """The fields that every step may have."""
+
+    step_id: str
+    if_: Expression | None = None
+    goto: str | None = None
+    timeout_ms: int | None = None
+    retry: Retry | None = None
+    save: Path | None = None
+    on_error: str | None = None
+    effect: Effect | None = None
+    expose: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node of a flow; each kind is a subclass in ``server.engine.steps``.
+
+    Class attributes:
+        keyword: the key that makes a YAML mapping this kind of step.
+        waits: a visit ends the turn, so a loop through it is no endless one.
+        effectful: it touches the world outside, so it must say ``effect``.
+    """
+
+    keyword: ClassVar[str]
+    waits: ClassVar[bool] = False
+    effectful: ClassVar[bool] = False
+
+    common: StepCommon
+
+    def targets(self) -> tuple[str, ...]:
+        """Return the steps it names itself, beside ``goto`` and ``on_error``."""
+        return ()
+
+    def falls_through(self) -> bool:
+        """Tell whether it can be left by ``goto``, or else to the next step of the list."""
+        return True
+
+    def writes(self) -> tuple[Path, ...]:
+        """Return the slots and variables it assigns."""
+        return (self.common.save,) if self.common.save else ()
+
+    def expressions(self) -> Iterator[Expression | Template | JsonTemplate]:
+        """Return what it evaluates, for tools."""
+        if self.common.if_ is not None:
+            yield self.common.if_
+
+
+class StepType(Protocol):
+    """What ``server.engine.steps.step_types()`` lists: a step class that parses itself."""
+
+    keyword: ClassVar[str]
+
+    @classmethod
+    def parse(cls, node: "Node", common: StepCommon) -> Self:
+        """Read the step's own keys; problems are recorded at the node, never raised."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A compiled flow. ``index`` finds a step's place in ``steps``; ``exposed`` are the variables that
+    the conversation's owner may see."""
+
+    flow_id: str
+    name: str
+    description: str
+    is_default: bool
+    triggers: tuple[Intent, ...]
+    interruptible_by: tuple[str, ...]
+    slots: Mapping[str, Slot]
+    variables: Mapping[str, Json]
+    timeout_ms: int | None
+    steps: tuple[Step, ...]
+    index: Mapping[str, int]
+    exposed: frozenset[str]
+    source_name: str
+    sha256: str
+    warnings: tuple[Problem, ...] = ()
+
+    def step(self, step_id: str) -> Step:
+        """Return a step.
+
+        Raises:
+            KeyError: there is none with this id.
+        """
+        return self.steps[self.index[step_id]]
+
+    def next_of(self, step_id: str) -> str | None:
+        """Return where a step leads when it is done: its ``goto``, else the next one in the list."""
+        place = self.index[step_id]
+        goto = self.steps[place].common.goto
+        if goto is not None:
+            return goto
+        return self.steps[place + 1].common.step_id if place + 1 < len(self.steps) else None
