@@ -1,0 +1,84 @@
+"""What every test here shares: the ``needs`` marker and the Hypothesis profiles."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.register_profile(
+    "ci",
+    deadline=None,
+    print_blob=True,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+class Program(NamedTuple):
+    """Something from outside Python that a test may need."""
+
+    is_usable: Callable[[], bool]
+    hint: str
+
+
+def _strace_works() -> bool:
+    """Being installed is not enough: a container may forbid ptrace."""
+    strace = shutil.which("strace")
+    if strace is None:
+        return False
+    probe = subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True, check=False)
+    return probe.returncode == 0
+
+
+def _any_of(*commands: str) -> Callable[[], bool]:
+    return lambda: any(shutil.which(command) for command in commands)
+
+
+PROGRAMS = {
+    "strace": Program(_strace_works, "install strace (apt-get install strace) and allow ptrace"),
+    "redis": Program(_any_of("redis-server"), "install redis-server (apt-get install redis-server)"),
+    "nginx": Program(_any_of("nginx"), "install nginx (apt-get install nginx-light)"),
+    "browser": Program(_any_of("chromium", "chromium-browser"), "install chromium (apt-get install it)"),
+    "mongo": Program(
+        lambda: bool(os.environ.get("PARLEY_TEST_MONGO_URL")),
+        "set PARLEY_TEST_MONGO_URL to a MongoDB replica set",
+    ),
+}
+
+
+@cache
+def _is_usable(name: str) -> bool:
+    return PROGRAMS[name].is_usable()
+
+
+def _required() -> frozenset[str]:
+    names = os.environ.get("PARLEY_TEST_REQUIRE", "")
+    return frozenset(name.strip() for name in names.split(",") if name.strip())
+
+
+def pytest_configure() -> None:
+    """Refuse a ``PARLEY_TEST_REQUIRE`` that names nothing we know: it would require nothing, in silence."""
+    if unknown := sorted(_required() - PROGRAMS.keys()):
+        known = ", ".join(PROGRAMS)
+        raise pytest.UsageError(f"PARLEY_TEST_REQUIRE names {', '.join(unknown)}; known are: {known}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose program is missing, or fail it where ``PARLEY_TEST_REQUIRE`` names the program."""
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            if name not in PROGRAMS:
+                pytest.fail(f"needs({name!r}): known are {', '.join(PROGRAMS)}", pytrace=False)
+            if _is_usable(name):
+                continue
+            reason = f"needs {name}: {PROGRAMS[name].hint}"
+            if name in _required():
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
