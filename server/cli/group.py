@@ -1,0 +1,74 @@
+"""The group of all commands, and what becomes of their errors: a sentence and an exit code."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import rich_click as click
+
+from server.cli.errors import INTERRUPTED, OK, USAGE, CliError
+
+COMMANDS: Final = {
+    "dev": "Serve a project on this machine and reload its flows as they change.",
+    "serve": "Serve a project in production.",
+    "chat": "Talk to a server from the terminal.",
+    "check": "Check flow files; say what is wrong, by line and column.",
+    "token": "Print a token for a user.",
+    "version": "Print the version.",
+}
+
+
+class LazyGroup(click.RichGroup):
+    """A group whose commands are imported when they run; until then stand-ins hold their summaries."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Put the real command in the place of its stand-in."""
+        name, stand_in, rest = super().resolve_command(ctx, args)
+        return name, command(name) if name else stand_in, rest
+
+
+def command(name: str) -> click.Command:
+    """Import and return the command ``name``."""
+    found = getattr(importlib.import_module(f"server.cli.{name}"), name)
+    assert isinstance(found, click.Command)
+    return found
+
+
+@click.group(
+    cls=LazyGroup,
+    commands=[click.RichCommand(name=name, help=summary) for name, summary in COMMANDS.items()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Settings come from flags, PARLEY_* in the environment, .env and parley.toml, in this order.",
+)
+def parley() -> None:
+    """Parley: durable conversations over one WebSocket."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line. Return the exit code (``errors.EXIT_CODES``)."""
+    try:
+        result = parley.main(list(arguments), prog_name="parley", standalone_mode=False)
+        sys.stdout.flush()
+    except CliError as error:
+        return _say(error.message, error.exit_code)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "parley"
+        return _say(f"{error.format_message()} `{path} --help` tells more.", USAGE)
+    except click.ClickException as error:
+        return _say(error.format_message(), USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to be said, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    return result if isinstance(result, int) else OK
+
+
+def _say(message: str, exit_code: int) -> int:
+    sys.stderr.write(f"parley: {message}\n")
+    return exit_code
