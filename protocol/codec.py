@@ -123,13 +123,14 @@ def validate(fields: dict[str, Any], limits: CodecLimits) -> ClientFrame:
     return frame
 
 
-def frame_id_of(data: str | bytes) -> str | None:
-    """Return the ``id`` that an error about ``data`` can echo, or None. Never raises."""
+def peek(data: str | bytes) -> tuple[str | None, str | None]:
+    """Return ``type`` and ``id`` of a frame that is refused unread, None where unreadable. Never raises."""
     try:
         fields = orjson.loads(data)
     except ValueError:
-        return None
-    return _frame_id(fields)
+        return None, None
+    name = fields.get("type") if type(fields) is dict else None
+    return name if type(name) is str else None, _frame_id(fields)
 
 
 def _utf8(data: str | bytes) -> bytes:
