@@ -30,7 +30,18 @@ from typing import Any, Final, NamedTuple
 
 import cel
 
-CONTEXT_ROOTS: Final = ("slots", "variables", "input", "user", "tenant", "config", "event", "now", "today", "value")
+CONTEXT_ROOTS: Final = (
+    "slots",
+    "variables",
+    "input",
+    "user",
+    "tenant",
+    "config",
+    "event",
+    "now",
+    "today",
+    "value",
+)
 """The names an expression may start from."""
 
 MAX_SOURCE_CHARS: Final = 2_000
@@ -156,9 +167,7 @@ def _brackets(tokens: Sequence[_Token]) -> dict[int, int]:
         if token.text in "([{":
             stack.append(index)
             if len(stack) > MAX_NESTING:
-                raise ExpressionInvalid(
-                    f"brackets may be nested at most {MAX_NESTING} deep", token.start + 1
-                )
+                raise ExpressionInvalid(f"brackets may be nested at most {MAX_NESTING} deep", token.start + 1)
         elif token.text in _PAIRS:
             if not stack or tokens[stack[-1]].text != _PAIRS[token.text]:
                 raise ExpressionInvalid(f"{token.text!r} closes nothing", token.start + 1)
@@ -243,9 +252,7 @@ class _Reader:
                     f"{variable!r} is taken; name the items otherwise", self.tokens[index + 2].start + 1
                 )
             if any(macro.first < index < macro.last for macro in macros):
-                raise ExpressionInvalid(
-                    f"{token.text} may not stand inside another macro", token.start + 1
-                )
+                raise ExpressionInvalid(f"{token.text} may not stand inside another macro", token.start + 1)
             macros.append(_Macro(variable, index + 2, self.closing[index + 1]))
         return macros
 
@@ -432,14 +439,27 @@ class Expression:
         source: what the author wrote.
         references: the paths read, e.g. ``("slots", "service")``, up to the first list index.
         roots: the first names of the references.
+        places: each reference with the offset (from 0) of its first character in the source.
     """
 
-    __slots__ = ("_body", "_edited", "_fast", "_macro", "_program", "_tree", "references", "roots", "source")
+    __slots__ = (
+        "_body",
+        "_edited",
+        "_fast",
+        "_macro",
+        "_program",
+        "_tree",
+        "places",
+        "references",
+        "roots",
+        "source",
+    )
 
     def __init__(self, source: str, reader: _Reader, program: "cel.Program") -> None:
         self.source = source
         self.references = frozenset(path.reference for path in reader.paths)
         self.roots = frozenset(path[0] for path in self.references)
+        self.places = tuple((path.reference, reader.tokens[path.first].start) for path in reader.paths)
         self._program = program
         self._edited = bool(reader.edits)
         self._tree = _shortest(self.references)
@@ -554,7 +574,9 @@ def _shown(source: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _shortest(references: Iterator[tuple[str, ...]] | frozenset[tuple[str, ...]] | set[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+def _shortest(
+    references: Iterator[tuple[str, ...]] | frozenset[tuple[str, ...]] | set[tuple[str, ...]],
+) -> tuple[tuple[str, ...], ...]:
     """Drop each path that another one contains."""
     kept: list[tuple[str, ...]] = []
     for path in sorted(references, key=len):

@@ -4,12 +4,12 @@ Everything here is immutable and free of positions but for ``StepCommon.line``; 
 no errors. Step kinds live in ``server.engine.steps`` and derive from ``Step``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
 from server.engine.flow.expressions import Expression
-from server.engine.flow.templates import JsonTemplate, Template
+from server.engine.flow.templates import Template
 
 if TYPE_CHECKING:
     from server.engine.flow.node import Node
@@ -117,47 +117,34 @@ class StepCommon:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One node of a flow; each kind is a subclass in ``server.engine.steps``.
+class Step(Protocol):
+    """One node of a flow, as the loader, the linter and tools see it.
 
-    Class attributes:
-        keyword: the key that makes a YAML mapping this kind of step.
-        waits: a visit ends the turn, so a loop through it is no endless one.
-        effectful: it touches the world outside, so it must say ``effect``.
+    The kinds are the classes of ``server.engine.steps``; what the reducer does with them is said there.
     """
 
     keyword: ClassVar[str]
-    waits: ClassVar[bool] = False
-    effectful: ClassVar[bool] = False
 
-    common: StepCommon
+    @property
+    def common(self) -> StepCommon:
+        """The fields that every step has."""
+        ...
 
     def targets(self) -> tuple[str, ...]:
         """Return the steps it names itself, beside ``goto`` and ``on_error``."""
-        return ()
+        ...
 
-    def falls_through(self) -> bool:
-        """Tell whether it can be left by ``goto``, or else to the next step of the list."""
-        return True
-
-    def writes(self) -> tuple[Path, ...]:
-        """Return the slots and variables it assigns."""
-        return (self.common.save,) if self.common.save else ()
-
-    def expressions(self) -> Iterator[Expression | Template | JsonTemplate]:
-        """Return what it evaluates, for tools."""
-        if self.common.if_ is not None:
-            yield self.common.if_
+    def expressions(self) -> tuple[Expression, ...]:
+        """Return what it evaluates."""
+        ...
 
 
 class StepType(Protocol):
     """What ``server.engine.steps.step_types()`` lists: a step class that parses itself."""
 
-    keyword: ClassVar[str]
+    keyword: str
 
-    @classmethod
-    def parse(cls, node: "Node", common: StepCommon) -> Self:
+    def parse(self, node: "Node", common: StepCommon) -> Step:
         """Read the step's own keys; problems are recorded at the node, never raised."""
         ...
 

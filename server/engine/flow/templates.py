@@ -6,7 +6,7 @@ There are no filters, no conditions and no loops: what needs them is an expressi
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from server.engine.flow.expressions import (
     Expression,
@@ -29,18 +29,19 @@ class Template:
 
     Attributes:
         source: what the author wrote.
-        expressions: the expressions in it, each with the offset (from 0) where it begins in the source.
+        expressions: the expressions in it.
+        offsets: where each of them begins in the source (from 0).
         references: the paths that its expressions read.
     """
 
-    __slots__ = ("_parts", "expressions", "references", "source")
+    __slots__ = ("_parts", "expressions", "offsets", "references", "source")
 
     def __init__(self, source: str, parts: tuple[str | Expression, ...], offsets: tuple[int, ...]) -> None:
         self.source = source
         self._parts = parts
-        found = [part for part in parts if isinstance(part, Expression)]
-        self.expressions = tuple(zip(found, offsets, strict=True))
-        self.references = frozenset(path for expression in found for path in expression.references)
+        self.expressions = tuple(part for part in parts if isinstance(part, Expression))
+        self.offsets = offsets
+        self.references = _references(self.expressions)
 
     def __repr__(self) -> str:
         return f"Template({self.source!r})"
@@ -127,17 +128,22 @@ class JsonTemplate:
 
     Attributes:
         source: the JSON as written.
-        templates: all templates in it.
+        expressions: the expressions of all templates in it.
         references: the paths that they read.
     """
 
-    __slots__ = ("_tree", "references", "source", "templates")
+    __slots__ = ("_tree", "expressions", "references", "source")
 
     def __init__(self, source: Any, tree: Any) -> None:
         self.source = source
         self._tree = tree
-        self.templates = tuple(_templates(tree))
-        self.references = frozenset(path for template in self.templates for path in template.references)
+        self.expressions = tuple(found for template in _templates(tree) for found in template.expressions)
+        self.references = _references(self.expressions)
+
+    @classmethod
+    def constant(cls, value: Any) -> Self:
+        """Return one that stands for this value as it is; ``${`` in its texts means nothing."""
+        return cls(value, value)
 
     def __repr__(self) -> str:
         return f"JsonTemplate({self.source!r})"
@@ -145,7 +151,7 @@ class JsonTemplate:
     @property
     def is_constant(self) -> bool:
         """Whether the value is the same in every context."""
-        return all(template.is_constant for template in self.templates)
+        return not self.expressions
 
     def value(self, context: Mapping[str, Any]) -> Any:
         """Return fresh JSON with every template replaced by its value.
@@ -154,6 +160,10 @@ class JsonTemplate:
             ExpressionFailed: an expression in it has no value.
         """
         return _fill(self._tree, context)
+
+
+def _references(expressions: Iterable[Expression]) -> frozenset[tuple[str, ...]]:
+    return frozenset(path for expression in expressions for path in expression.references)
 
 
 def compile_json_template(source: Any) -> JsonTemplate:
