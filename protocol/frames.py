@@ -9,10 +9,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-SUBPROTOCOL: Final = "parley.v1"
+from protocol.records import ErrorBody, Json, Message, PendingRequest, ServerModel, StateRecord, Time
 
-Json = Any
-"""A JSON value: null, bool, number, string, list or object."""
+SUBPROTOCOL: Final = "parley.v1"
 
 # A frame's id is echoed as it came, so it is not trimmed: a client finds its reply by comparing it.
 FrameId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -39,10 +38,6 @@ CommandStatus = Literal["completed", "failed", "running", "queued"]
 
 class _ClientModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class _ServerModel(BaseModel):
-    model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
 
 
 # --- client -> server ---------------------------------------------------------------------------
@@ -247,7 +242,7 @@ COMMAND_TYPES: Final = frozenset({"process", "reset", "acceptance", "clarificati
 # --- server -> client ---------------------------------------------------------------------------
 
 
-class PrincipalInfo(_ServerModel):
+class PrincipalInfo(ServerModel):
     """Who the server takes the client for."""
 
     user_id: str
@@ -257,14 +252,14 @@ class PrincipalInfo(_ServerModel):
     tier: str
 
 
-class ConnectionLimits(_ServerModel):
+class ConnectionLimits(ServerModel):
     """What this connection may send."""
 
     max_frame_bytes: int
     frames_per_second: int
 
 
-class Welcome(_ServerModel):
+class Welcome(ServerModel):
     """Answers ``hello``. ``recovered`` says whether replay (true) or a snapshot (false) follows."""
 
     type: Literal["welcome"] = "welcome"
@@ -281,7 +276,7 @@ class Welcome(_ServerModel):
     limits: ConnectionLimits
 
 
-class Ack(_ServerModel):
+class Ack(ServerModel):
     """The command is durably accepted, or the request is answered."""
 
     type: Literal["ack"] = "ack"
@@ -295,20 +290,7 @@ class Ack(_ServerModel):
     result: Json
 
 
-class ErrorBody(_ServerModel):
-    """The error object of the wire, of REST and of ``turn.failed``."""
-
-    code: str
-    message: str
-    temporary: bool
-    retry_after_ms: int | None
-    field: str | None
-    details: dict[str, Json] | None
-    suggestion: str | None
-    docs: str
-
-
-class ErrorFrame(_ServerModel):
+class ErrorFrame(ServerModel):
     """One frame is refused; ``id`` is null where the frame could not be parsed."""
 
     type: Literal["error"] = "error"
@@ -316,12 +298,12 @@ class ErrorFrame(_ServerModel):
     error: ErrorBody
 
 
-class EventRecord(_ServerModel):
+class EventRecord(ServerModel):
     """One event as it stands in the log; ``data`` depends on ``type`` (see ``events.py``)."""
 
     type: str
     offset: int
-    time: str
+    time: Time
     execution_id: str | None
     step_id: str | None
     command_id: str | None
@@ -329,7 +311,7 @@ class EventRecord(_ServerModel):
     data: dict[str, Json]
 
 
-class Events(_ServerModel):
+class Events(ServerModel):
     """One or more whole consecutive commits: offsets ``from`` to ``to``, both included."""
 
     type: Literal["events"] = "events"
@@ -340,7 +322,7 @@ class Events(_ServerModel):
     events: list[EventRecord]
 
 
-class MessageDelta(_ServerModel):
+class MessageDelta(ServerModel):
     """A piece of a message that is being written; a hint without an offset."""
 
     type: Literal["message.delta"] = "message.delta"
@@ -351,7 +333,7 @@ class MessageDelta(_ServerModel):
     delta: str
 
 
-class Partial(_ServerModel):
+class Partial(ServerModel):
     """What has been streamed so far of a message that is not complete."""
 
     message_id: str
@@ -359,21 +341,21 @@ class Partial(_ServerModel):
     next_index: int
 
 
-class Snapshot(_ServerModel):
+class Snapshot(ServerModel):
     """Replaces all that the client knew of the conversation."""
 
     type: Literal["snapshot"] = "snapshot"
     conversation_id: str
     epoch: str | None
     offset: int
-    state: dict[str, Json] | None
-    messages: list[dict[str, Json]]
+    state: StateRecord | None
+    messages: list[Message]
     before: int | None
-    pending: list[dict[str, Json]]
+    pending: list[PendingRequest]
     partials: list[Partial]
 
 
-class Unsubscribed(_ServerModel):
+class Unsubscribed(ServerModel):
     """The server ended a subscription."""
 
     type: Literal["unsubscribed"] = "unsubscribed"
@@ -381,21 +363,21 @@ class Unsubscribed(_ServerModel):
     code: str
 
 
-class Ping(_ServerModel):
+class Ping(ServerModel):
     """Are you there? ``offsets``: the last ``to`` sent for each watched conversation."""
 
     type: Literal["ping"] = "ping"
     offsets: dict[str, int]
 
 
-class AuthRequired(_ServerModel):
+class AuthRequired(ServerModel):
     """The token expires in that many seconds; send ``auth`` with a fresh one."""
 
     type: Literal["auth.required"] = "auth.required"
     expires_in: int
 
 
-class TypingNotice(_ServerModel):
+class TypingNotice(ServerModel):
     """Somebody else in the conversation is typing."""
 
     type: Literal["typing"] = "typing"
@@ -404,7 +386,7 @@ class TypingNotice(_ServerModel):
     typing: bool
 
 
-class Disconnect(_ServerModel):
+class Disconnect(ServerModel):
     """The server is about to close the connection with ``code``."""
 
     type: Literal["disconnect"] = "disconnect"
