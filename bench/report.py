@@ -1,0 +1,67 @@
+"""One table for people, one JSON file for programs."""
+
+import json
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.measures import Plan, Ratio, Row
+from bench.servers import can_pin
+
+RESULTS: Final = Path(__file__).parent / "results"
+
+
+def print_table(rows: list[Row], plan: Plan, console: Console) -> None:
+    """Print all rows; a ratio that misses its goal is marked, and nothing else happens."""
+    table = Table(title=f"{plan.rounds} rounds of {plan.seconds:g} s in turn, medians; {_cores()}")
+    for heading in ("what", "figure", "p50 ms", "p99 ms", "against", "ratio", "goal"):
+        table.add_column(heading, justify="left" if heading in ("what", "against") else "right")
+    for row in rows:
+        figures = (row.what, _figure(row), _ms(row.p50_ms), _ms(row.p99_ms))
+        for number, ratio in enumerate(row.ratios or [None]):
+            table.add_row(*(figures if number == 0 else ("", "", "", "")), *_comparison(ratio))
+    console.print(table)
+
+
+def write_json(rows: list[Row], plan: Plan) -> Path:
+    """Write everything, each round's figure too; return the file."""
+    RESULTS.mkdir(exist_ok=True)
+    now = datetime.now(UTC)
+    path = RESULTS / f"{now:%Y%m%dT%H%M%SZ}.json"
+    document = {
+        "time": now.isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": _cores(),
+        "rounds": plan.rounds,
+        "seconds": plan.seconds,
+        "rows": [asdict(row) for row in rows],
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    return path
+
+
+def _cores() -> str:
+    return "server on one core, load on another" if can_pin() else "not pinned: both share the cores"
+
+
+def _figure(row: Row) -> str:
+    digits = {"/s": 0, "KiB": 1}.get(row.unit, 3)
+    return f"{row.figure:,.{digits}f} {row.unit}".replace(" /s", "/s")
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _comparison(ratio: Ratio | None) -> tuple[str, str, str]:
+    if ratio is None:
+        return "", "", ""
+    colour = "green" if ratio.is_met else "yellow"
+    sign = "≥" if ratio.at_least else "≤"
+    return ratio.against, f"[{colour}]{ratio.value:.2f}[/]", f"{sign} {ratio.goal:g}"

@@ -1,0 +1,88 @@
+"""WebSockets made by hand: cheap to open, for counting handshakes and weighing idle connections."""
+
+import asyncio
+import time
+from typing import Final
+
+from bench.servers import token
+
+UPGRADE: Final = (
+    b"GET /v1/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Protocol: parley.v1\r\n\r\n"
+)
+CLOSE: Final = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
+"""Close 1000. All frames here are masked with zeros, which leaves their payload as it is (RFC 6455, 5.3)."""
+OPEN_SECONDS: Final = 20.0
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a whole client frame for up to 64 KiB of text."""
+    size = len(payload)
+    head = bytes((0x81, 0x80 | size)) if size < 126 else b"\x81\xfe" + size.to_bytes(2, "big")
+    return head + b"\0\0\0\0" + payload
+
+
+def hello(number: int) -> bytes:
+    """Return the frame with which a user of its own greets a conversation of its own."""
+    return text_frame(
+        f'{{"type":"hello","id":"1","token":"{token(f"idle-{number}")}",'
+        f'"conversation_id":"idle-{number}"}}'.encode()
+    )
+
+
+class Socket(asyncio.Protocol):
+    """One connection; ``ready`` is done when the upgrade, or the answer to ``greeting``, has come."""
+
+    def __init__(self, greeting: bytes | None) -> None:
+        self._greeting = greeting
+        self._awaited = b"101 Switching"
+        self._seen = b""
+        self.ready = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(UPGRADE)
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += data
+        if self.ready.done() or b"\r\n\r\n" not in self._seen or self._awaited not in self._seen:
+            return
+        if self._greeting is None:
+            self.ready.set_result(None)
+        else:
+            self.transport.write(self._greeting)
+            self._greeting, self._awaited = None, b'"welcome"'
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(RuntimeError(f"closed before it was open: {self._seen[-300:]!r}"))
+
+
+async def open_socket(port: int, greeting: bytes | None) -> Socket:
+    """Return a connection that is open, and greeted if there is a greeting."""
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: Socket(greeting), "127.0.0.1", port)
+    await asyncio.wait_for(connection.ready, OPEN_SECONDS)
+    return connection
+
+
+async def handshakes_per_second(port: int, greetings: list[bytes] | None, seconds: float) -> float:
+    """Open and close connections for some seconds, 20 at a time."""
+    until = time.perf_counter() + seconds
+    count = 0
+
+    async def worker(number: int) -> None:
+        nonlocal count
+        while time.perf_counter() < until:
+            greeting = greetings[(number + count) % len(greetings)] if greetings else None
+            connection = await open_socket(port, greeting)
+            connection.transport.write(CLOSE)
+            connection.transport.close()
+            count += 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(worker(number) for number in range(20)))
+    return count / (time.perf_counter() - began)
