@@ -203,7 +203,10 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class OpenTurn:
-    """What the running turn has gathered for its ``turn.*`` event, kept over several commits."""
+    """What the running turn has gathered for its ``turn.*`` event, kept over several commits.
+
+    ``steps`` counts the steps that it has entered, so that a loop is seen.
+    """
 
     command_id: str | None
     cause: str | None
@@ -212,6 +215,7 @@ class OpenTurn:
     slots: Mapping[str, Json] = field(default_factory=dict)
     variables: Mapping[str, Json] = field(default_factory=dict)
     actions: tuple[Mapping[str, Json], ...] = ()
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,179 @@
+"""Python actions: plain functions in the modules that ``PARLEY_ACTIONS`` lists.
+
+A flow calls them ``module.function`` by the module's last name. Nothing of ours has to be imported; who
+wants to tell a flow *why* something failed raises ``ActionFailed``.
+"""
+
+import asyncio
+import importlib
+import inspect
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from server.engine.inputs import FailureKind
+
+log = logging.getLogger("parley.actions")
+
+Progress = Callable[[str], Awaitable[None]]
+
+
+class ActionFailed(Exception):  # noqa: N818 - what happened
+    """Raised by an action that knows why it failed.
+
+    Args:
+        message: one sentence that may be shown to the user.
+        kind: ``error``, ``timeout`` or ``unavailable``; a flow's ``retry.on`` names these.
+        unknown: it may have happened nevertheless (only where ``effect: write``).
+    """
+
+    def __init__(self, message: str, *, kind: FailureKind = "error", unknown: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind
+        self.unknown = unknown
+
+
+class ActionsInvalid(Exception):  # noqa: N818
+    """``PARLEY_ACTIONS`` names something that cannot be used; the message says what and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActionContext:
+    """What an action is called with, first of all.
+
+    ``key`` is constant over all attempts of one visit of a step: pass it on as the idempotency key of
+    whatever the action changes. ``deadline`` is in ms since the epoch.
+    """
+
+    key: str
+    tenant_id: str
+    user_id: str | None
+    conversation_id: str
+    execution_id: str
+    step_id: str
+    attempt: int
+    deadline: int
+    correlation_id: str | None
+    slots: Mapping[str, Any]
+    variables: Mapping[str, Any]
+    config: Mapping[str, Any]
+    report: Progress
+    log: logging.LoggerAdapter[logging.Logger] = field(repr=False)
+    loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
+
+    def progress(self, text: str) -> Awaitable[None]:
+        """Tell the watchers how far it is (``flow.custom`` named ``action.progress``).
+
+        ``await`` it in an async action. A sync action just calls it: it runs in a thread, and the
+        report is handed to the event loop.
+        """
+        if self.loop is None:
+            return self.report(text)
+        asyncio.run_coroutine_threadsafe(_as_coroutine(self.report(text)), self.loop)
+        return _Handed()
+
+
+class _Handed:
+    """Awaitable, and done: a sync action cannot wait for the event loop, and need not."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return None
+        yield
+
+
+async def _as_coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an action did not return a value. ``message`` is safe to show."""
+
+    kind: FailureKind
+    message: str
+    unknown: bool = False
+
+
+_UNAVAILABLE: Final = (ConnectionError, OSError)
+
+
+class Actions:
+    """The loaded actions by name."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        self._functions = dict(functions or {})
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that flows may call."""
+        return frozenset(self._functions)
+
+    @classmethod
+    def load(cls, modules: Sequence[str], folder: Path | None = None) -> "Actions":
+        """Import ``modules`` (``folder`` is appended to ``sys.path``). Raises ActionsInvalid."""
+        if folder is not None and str(folder) not in sys.path:
+            sys.path.append(str(folder))
+        functions: dict[str, Callable[..., Any]] = {}
+        for name in modules:
+            short = name.rpartition(".")[2]
+            for function_name, function in _functions_of(name).items():
+                functions[f"{short}.{function_name}"] = function
+        return cls(functions)
+
+    async def run(self, name: str, context: ActionContext, arguments: Mapping[str, Any]) -> Any | Failure:
+        """Call the action; return its value as plain JSON, or a ``Failure``. Never raises but CancelledError."""
+        function = self._functions.get(name)
+        if function is None:
+            return Failure("error", f'The action "{name}" is not available on this server.')
+        try:
+            value = await _call(function, context, arguments)
+        except asyncio.CancelledError:
+            raise
+        except ActionFailed as failed:
+            return Failure(failed.kind, failed.message, failed.unknown)
+        except TimeoutError:
+            return Failure("timeout", f'The action "{name}" took too long.', unknown=True)
+        except _UNAVAILABLE as error:
+            log.warning("action %s: %s", name, type(error).__name__, exc_info=True)
+            return Failure("unavailable", f'The action "{name}" could not reach what it needs.', unknown=True)
+        except Exception as error:  # noqa: BLE001 - an author's code may raise anything
+            log.warning("action %s: %s", name, type(error).__name__, exc_info=True)
+            return Failure("error", f'The action "{name}" failed.')
+        try:
+            return orjson.loads(orjson.dumps(value))
+        except (TypeError, ValueError, RecursionError):
+            log.warning("action %s returned %s, which is not JSON", name, type(value).__name__)
+            return Failure("bad_result", f'The action "{name}" gave an unusable answer.')
+
+
+async def _call(function: Callable[..., Any], context: ActionContext, arguments: Mapping[str, Any]) -> Any:
+    if inspect.iscoroutinefunction(function):
+        return await function(context, **arguments)
+    threaded = replace(context, loop=asyncio.get_running_loop())
+    value = await asyncio.to_thread(function, threaded, **arguments)
+    return await value if inspect.isawaitable(value) else value
+
+
+def _functions_of(module_name: str) -> dict[str, Callable[..., Any]]:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ActionsInvalid(
+            f'PARLEY_ACTIONS names "{module_name}", but there is no module "{error.name}"; '
+            "check the name, and that its folder is where the server runs."
+        ) from error
+    except Exception as error:
+        raise ActionsInvalid(
+            f'PARLEY_ACTIONS names "{module_name}", but importing it raised {type(error).__name__}: {error}'
+        ) from error
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and not name.startswith("_") and value.__module__ == module.__name__
+    }

@@ -1,0 +1,499 @@
+"""The workspace of one reduction: a record being changed, and the events that say how.
+
+Everything that changes a conversation goes through a method here, and each writes the matching event,
+so that folding the events gives the state. Sizes are watched here too: what would exceed a limit
+raises ``StepFailure``, which fails the step, never the commit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import orjson
+
+from server.engine.flow.model import Flow
+from server.engine.inputs import Flows
+from server.engine.views import iso, pending_view
+from storage.models import (
+    EVENT_MAX_BYTES,
+    RECORD_MAX_BYTES,
+    RING_SIZE,
+    VALUE_MAX_BYTES,
+    Attempt,
+    Audience,
+    CommandState,
+    Conversation,
+    Event,
+    Execution,
+    ExecutionStatus,
+    Frame,
+    OpenTurn,
+    Pending,
+    RecentKey,
+)
+
+CONTENT_MAX_BYTES: Final = RECORD_MAX_BYTES * 5 // 8
+"""What slots and variables may take of a record; the inbox and the rest have their own share."""
+SPLIT_BYTES: Final = 96 * 1024
+"""A commit that has grown this far is split before the next step: far enough below 256 KiB that the
+largest step and the turn's last event still fit."""
+SUMMARY_BYTES: Final = 32 * 1024
+"""What ``turn.completed`` repeats of the turn's messages and values at most."""
+COMPLETED_STEPS_KEPT: Final = 500
+
+_SMALL_VALUE: Final = 2048
+
+
+class StepFailure(Exception):  # noqa: N818 - what happened, in the domain's words
+    """A step cannot go on. ``reason`` is safe to show to the user."""
+
+    def __init__(
+        self, reason: str, *, code: str = "step_failed", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+        self.details = details
+
+
+def json_bytes(value: Any) -> int:
+    """Return how many bytes ``value`` takes as JSON; cheap for the short strings that slots mostly are."""
+    if isinstance(value, str) and len(value) < _SMALL_VALUE // 4:
+        return len(value) + 2
+    if value is None or isinstance(value, bool | int | float):
+        return 8
+    return len(orjson.dumps(value))
+
+
+class FrameDraft:
+    """One frame being changed."""
+
+    __slots__ = ("flow_id", "frame", "parent", "step_id", "tries", "variables", "version", "visits")
+
+    def __init__(self, source: Frame) -> None:
+        self.frame = source.frame
+        self.parent = source.parent
+        self.flow_id = source.flow_id
+        self.version = source.version
+        self.step_id = source.step_id
+        self.variables = source.variables
+        self.visits = source.visits
+        self.tries = source.tries
+
+    def freeze(self) -> Frame:
+        """Return the frame as a record."""
+        return Frame(
+            self.frame, self.parent, self.flow_id, self.version, self.step_id,
+            self.variables, self.visits, self.tries,
+        )  # fmt: skip
+
+
+class Draft:
+    """One conversation being changed by one reduction.
+
+    Args:
+        record: what it was.
+        now: the store's time, ms.
+        seed: 32 hex digits, unique to this reduction; all new ids come from it.
+        flows: the tenant's flows.
+    """
+
+    def __init__(
+        self, record: Conversation, now: int, seed: str, flows: Flows, ring_size: int = RING_SIZE
+    ) -> None:
+        self.ring_size = ring_size
+        self.before = record
+        self.now = now
+        self.seed = seed
+        self.flows = flows
+        self.events: list[Event] = []
+        self.effects: list[Attempt] = []
+        self.bytes = 0
+        self.offset = record.offset
+        self.slots: Mapping[str, Any] = record.slots
+        self.variables: Mapping[str, Any] = record.variables
+        self.execution: Execution | None = record.execution
+        self.status: ExecutionStatus | str = record.status
+        self.frames: list[FrameDraft] = []
+        self.completed: list[str] = []
+        self.attempts: tuple[Attempt, ...] = ()
+        self.pending: tuple[Pending, ...] = ()
+        self.exposed: tuple[str, ...] = ()
+        self.inbox = record.inbox
+        self.recent = record.recent
+        self.ring_full = record.ring_full
+        self.reset_offset = record.reset_offset
+        self.message_count = record.message_count
+        self.last_activity = record.last_activity
+        self.epoch = record.epoch
+        self.channel = record.channel
+        self.turn: OpenTurn | None = record.turn
+        self.cause: str | None = None
+        self.deleted_at = record.deleted_at
+        self.expires_at = record.expires_at
+        self.preempts = False
+        self.unfinished = False
+        self.results: dict[str, tuple[CommandState, Mapping[str, Any]]] = {}
+        self.messages: list[Mapping[str, Any]] = list(self.turn.messages) if self.turn else []
+        self.turn_slots: dict[str, Any] = dict(self.turn.slots) if self.turn else {}
+        self.turn_variables: dict[str, Any] = dict(self.turn.variables) if self.turn else {}
+        self.actions: list[Mapping[str, Any]] = list(self.turn.actions) if self.turn else []
+        self.steps = self.turn.steps if self.turn else 0
+        self._ids = 0
+        self._new_slots: dict[str, Any] = {}
+        self._new_variables: dict[str, Any] = {}
+        self._context: dict[str, Any] | None = None
+        self._open_execution(record.execution)
+
+    def _open_execution(self, execution: Execution | None) -> None:
+        if execution is None:
+            self.frames, self.completed, self.attempts, self.pending, self.exposed = [], [], (), (), ()
+            return
+        self.frames = [FrameDraft(frame) for frame in execution.frames]
+        self.completed = list(execution.completed_steps)
+        self.attempts = execution.attempts
+        self.pending = execution.pending
+        self.exposed = execution.exposed
+
+    # --- ids and time -----------------------------------------------------------------------------
+
+    def new_id(self, prefix: str) -> str:
+        """Return an id that is unique to this reduction."""
+        self._ids += 1
+        return f"{prefix}{self.seed[:24]}{self._ids:x}"
+
+    def new_execution_id(self) -> str:
+        """Return a UUID (version 4 in form; its random bits come from the seed)."""
+        self._ids += 1
+        s = f"{self.seed[:28]}{self._ids:04x}"
+        return f"{s[:8]}-{s[8:12]}-4{s[13:16]}-a{s[17:20]}-{s[20:]}"
+
+    @property
+    def today(self) -> str:
+        """The date in the conversation's time zone, ISO 8601."""
+        return self.local_time().date().isoformat()
+
+    def local_time(self) -> datetime:
+        """The time in the conversation's time zone (UTC where it has none or an unknown one)."""
+        try:
+            zone = ZoneInfo(self.before.timezone) if self.before.timezone else UTC
+        except (ZoneInfoNotFoundError, ValueError):
+            zone = UTC
+        return datetime.fromtimestamp(self.now / 1000, zone)
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def emit(
+        self,
+        type_: str,
+        data: Mapping[str, Any],
+        *,
+        step_id: str | None = None,
+        audience: Audience = "owner",
+        size: int = 0,
+        command_id: str | None = None,
+    ) -> None:
+        """Append an event. ``size`` is an estimate of its data in bytes where it is not small."""
+        self.flush_changes()
+        turn = self.turn
+        self.offset += 1
+        self.bytes += 200 + size
+        self.events.append(
+            Event(
+                self.offset,
+                self.now,
+                type_,
+                self.execution.execution_id if self.execution else None,
+                step_id,
+                command_id or (turn.command_id if turn else None),
+                self.cause or (turn.cause if turn else None),
+                data,
+                audience,
+            )
+        )
+
+    def flush_changes(self) -> None:
+        """Write the slots and variables that changed since the last event, as events of their own."""
+        if self._new_slots:
+            changed, self._new_slots = self._new_slots, {}
+            self._emit_values("slots.updated", "slots", changed, "owner")
+        if self._new_variables:
+            changed, self._new_variables = self._new_variables, {}
+            shown = {name: value for name, value in changed.items() if name in self.exposed}
+            hidden = {name: value for name, value in changed.items() if name not in self.exposed}
+            if shown:
+                self._emit_values("variables.updated", "variables", shown, "owner")
+            if hidden:
+                self._emit_values("variables.updated", "variables", hidden, "full")
+
+    def _emit_values(self, type_: str, field: str, changed: dict[str, Any], audience: Audience) -> None:
+        sizes = {name: json_bytes(value) for name, value in changed.items()}
+        total = sum(sizes.values())
+        data: dict[str, Any] = {field: changed}
+        if total > EVENT_MAX_BYTES // 2:
+            # A saved value may be larger than an event may be; the state has it, the event names it.
+            fits, omitted, room = {}, [], EVENT_MAX_BYTES // 2
+            for name, value in changed.items():
+                if sizes[name] <= room:
+                    fits[name] = value
+                    room -= sizes[name]
+                else:
+                    omitted.append(name)
+            data = {field: fits, "omitted": omitted}
+            total = EVENT_MAX_BYTES // 2 - room
+        self.emit(type_, data, audience=audience, size=total)
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def receive(
+        self, role: str, user_id: str, text: str | None, payload: str | None, metadata: Mapping[str, Any]
+    ) -> None:
+        """Record what a person said."""
+        self.message_count += 1
+        self.last_activity = self.now
+        message = {
+            "message_id": self.new_id("m"),
+            "role": role,
+            "type": "button" if text is None else "text",
+            "text": text,
+            "payload": payload,
+            "buttons": [],
+            "metadata": dict(metadata),
+            "user_id": user_id,
+            "time": iso(self.now),
+            "offset": self.offset + 1,
+        }
+        self.emit("message.received", message, size=json_bytes(message) if metadata else len(text or ""))
+
+    def say(
+        self, text: str, buttons: tuple[Mapping[str, str], ...] = (), *, message_type: str | None = None
+    ) -> None:
+        """Say something to the user. Raises StepFailure where it is too large for an event."""
+        size = len(text.encode()) + (json_bytes(list(buttons)) if buttons else 0)
+        if size > EVENT_MAX_BYTES // 2:
+            raise StepFailure("The answer is too long to be shown.", details={"bytes": size})
+        self.flush_changes()
+        self.message_count += 1
+        message = {
+            "message_id": self.new_id("m"),
+            "role": "assistant",
+            "type": message_type or ("buttons" if buttons else "text"),
+            "text": text,
+            "payload": None,
+            "buttons": [dict(button) for button in buttons],
+            "metadata": {},
+            "user_id": None,
+            "time": iso(self.now),
+            "offset": self.offset + 1,
+        }
+        self.messages.append(message)
+        self.emit("message.completed", message, step_id=self.step_id, size=size)
+
+    # --- slots and variables ----------------------------------------------------------------------
+
+    def set_slot(self, name: str, value: Any) -> None:
+        """Fill (or with None clear) a slot."""
+        self._check_value(name, value, self.slots)
+        slots = dict(self.slots)
+        if value is None:
+            slots.pop(name, None)
+        else:
+            slots[name] = value
+        self.slots = slots
+        self._new_slots[name] = self.turn_slots[name] = value
+        self._context = None
+
+    def set_variable(self, name: str, value: Any, *, expose: bool = False) -> None:
+        """Set a variable of the current frame."""
+        frame = self.frame
+        root = frame is None or frame.parent is None
+        held = self.variables if root else frame.variables if frame else {}
+        self._check_value(name, value, held)
+        if expose and name not in self.exposed:
+            self.exposed = (*self.exposed, name)
+        if root:
+            self.variables = {**held, name: value}
+        elif frame:
+            frame.variables = {**held, name: value}
+        self._new_variables[name] = self.turn_variables[name] = value
+        self._context = None
+
+    def save(self, path: tuple[str, ...], value: Any, *, expose: bool = False) -> None:
+        """Save a step's result at ``("variables", name)`` or ``("slots", name)``."""
+        scope, name = path[0], path[1]
+        if scope == "slots":
+            self.set_slot(name, value)
+        else:
+            self.set_variable(name, value, expose=expose)
+
+    def _check_value(self, name: str, value: Any, held: Mapping[str, Any]) -> None:
+        size = json_bytes(value)
+        if size <= _SMALL_VALUE and len(held) < 256:
+            return
+        if size > VALUE_MAX_BYTES:
+            raise StepFailure(
+                f'The value for "{name}" is too large to be kept.', details={"name": name, "bytes": size}
+            )
+        total = size + json_bytes(dict(self.slots)) + json_bytes(dict(self.variables))
+        total += sum(json_bytes(dict(frame.variables)) for frame in self.frames)
+        if total > CONTENT_MAX_BYTES:
+            raise StepFailure("The conversation holds too much data.", details={"name": name, "bytes": total})
+
+    # --- where the execution stands ---------------------------------------------------------------
+
+    @property
+    def frame(self) -> FrameDraft | None:
+        """The innermost frame."""
+        return self.frames[-1] if self.frames else None
+
+    @property
+    def step_id(self) -> str | None:
+        """The step that the innermost frame stands at."""
+        return self.frames[-1].step_id if self.frames else None
+
+    @property
+    def flow(self) -> Flow:
+        """The flow of the innermost frame."""
+        frame = self.frames[-1]
+        flow = self.flows.version(frame.flow_id, frame.version)
+        if flow is None:
+            raise StepFailure("This conversation's flow is no longer available.", code="flow_not_found")
+        return flow
+
+    def context(self, **extra: Any) -> Mapping[str, Any]:
+        """Return what expressions see; ``extra`` adds names such as ``value``."""
+        if self._context is None:
+            flow = self.flow
+            frame = self.frames[-1]
+            slots: dict[str, Any] = dict.fromkeys(flow.slots)
+            slots.update(self.slots)
+            execution = self.execution
+            self._context = {
+                "slots": slots,
+                "variables": {
+                    **flow.variables,
+                    **(self.variables if frame.parent is None else frame.variables),
+                },
+                "input": (execution.input if execution else None) or {},
+                "user": {"id": self.before.user_id},
+                "tenant": {"id": self.before.tenant_id},
+                "config": self.flows.config(),
+                "event": {},
+                "now": self.local_time(),
+                "today": self.today,
+            }
+        return {**self._context, **extra} if extra else self._context
+
+    def set_status(self, status: ExecutionStatus) -> None:
+        """Change the execution's status without an event (the caller writes it)."""
+        self.status = status
+
+    def waiting_event(self) -> None:
+        """Write ``execution.waiting`` with the open requests that it waits for."""
+        data = self.execution_data()
+        data["pending"] = [pending_view(p) for p in self.pending if p.decided is None and p.kind == "input"]
+        self.emit("execution.waiting", data, step_id=self.step_id, size=json_bytes(data))
+
+    def execution_data(self, *, output: Any = None, error: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the data of an ``execution.*`` event."""
+        execution = self.execution
+        return {
+            "status": self.status,
+            "flow_id": execution.flow_id if execution else None,
+            "flow_version": execution.flow_version if execution else None,
+            "output": output,
+            "error": dict(error) if error else None,
+        }
+
+    # --- the idempotency ring ---------------------------------------------------------------------
+
+    def remember(self, entry: RecentKey) -> None:
+        """Put ``entry`` into the ring, or in the place of the one with the same key."""
+        for position, old in enumerate(self.recent):
+            if old.key == entry.key:
+                self.recent = (*self.recent[:position], entry, *self.recent[position + 1 :])
+                return
+        kept = self.recent
+        if len(kept) >= self.ring_size:
+            kept = kept[len(kept) - self.ring_size + 1 :]
+            self.ring_full = True
+        self.recent = (*kept, entry)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def freeze(self) -> Conversation:
+        """Return the next record, without revision, fence, lease and ``wake_at``."""
+        self.flush_changes()
+        before = self.before
+        execution = self.execution
+        if execution is not None:
+            execution = self._freeze_execution(execution)
+        turn = self.turn
+        if turn is not None:
+            turn = replace(
+                turn,
+                messages=tuple(self.messages),
+                slots=self.turn_slots,
+                variables=self.turn_variables,
+                actions=tuple(self.actions),
+                steps=self.steps,
+            )
+        return Conversation(
+            tenant_id=before.tenant_id,
+            conversation_id=before.conversation_id,
+            user_id=before.user_id,
+            epoch=self.epoch,
+            offset=self.offset,
+            revision=before.revision,
+            fence=before.fence,
+            lease=before.lease,
+            commit_id=self.seed,
+            status=execution.status if execution else "idle",
+            project_id=before.project_id,
+            channel=self.channel,
+            locale=before.locale,
+            timezone=before.timezone,
+            slots=self.slots,
+            variables=self.variables,
+            execution=execution,
+            turn=turn,
+            inbox=self.inbox,
+            recent=self.recent,
+            ring_full=self.ring_full,
+            reset_offset=self.reset_offset,
+            wake_at=before.wake_at,
+            expires_at=self.expires_at,
+            deleted_at=self.deleted_at,
+            created_at=before.created_at,
+            last_activity=self.last_activity,
+            message_count=self.message_count,
+        )
+
+    def _freeze_execution(self, source: Execution) -> Execution:
+        return Execution(
+            execution_id=source.execution_id,
+            flow_id=source.flow_id,
+            flow_version=source.flow_version,
+            status=self.status,  # type: ignore[arg-type] # only set_status and start write it
+            user_id=source.user_id,
+            project_id=source.project_id,
+            variant=source.variant,
+            input=source.input,
+            output=source.output,
+            error=source.error,
+            current_step_id=self.step_id if source.completed_at is None else source.current_step_id,
+            completed_steps=tuple(self.completed[-COMPLETED_STEPS_KEPT:]),
+            frames=tuple(frame.freeze() for frame in self.frames),
+            attempts=self.attempts,
+            pending=self.pending,
+            command_id=self.turn.command_id if self.turn else None,
+            correlation_id=source.correlation_id,
+            request_id=source.request_id,
+            exposed=self.exposed,
+            running_ms=source.running_ms,
+            started_at=source.started_at,
+            updated_at=self.now,
+            completed_at=source.completed_at,
+        )

@@ -1,0 +1,886 @@
+"""Makes reductions durable, runs effects, and keeps each conversation's order.
+
+One conversation's inputs are reduced and committed one at a time, in arrival order (its *lane*); an
+effect runs outside the lane, under a lease that is renewed. Everything that this instance believes may
+be wrong by the time it commits: the commit states what was read, and a miss means to look again and
+reduce the same input on what is there now. ``docs/explanation/guarantees.md`` says what follows.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import orjson
+
+from protocol.errors import ErrorCode, Refused
+from server.auth.principal import Principal
+from server.engine.actions import ActionContext, Actions, Failure
+from server.engine.cache import Key, RecordCache
+from server.engine.catalog import Catalog
+from server.engine.inputs import (
+    CommandInput,
+    EffectDone,
+    EffectFailed,
+    EffectProgress,
+    Erase,
+    Input,
+    NextInbox,
+    Reduction,
+    Wake,
+)
+from server.engine.reducer import conversation_not_found, reduce
+from server.engine.schedule import wake_at
+from server.engine.types import Accepted, Command, Publication
+from storage.base import Clock, Commit, CommitOutcome, CommitUnknown, Expected, Store, StoreUnavailable
+from storage.models import (
+    INBOX_MAX_BYTES,
+    INBOX_MAX_ENTRIES,
+    RING_SIZE,
+    Attempt,
+    CommandState,
+    Conversation,
+    EventBatch,
+    InboxEntry,
+    Lease,
+)
+
+log = logging.getLogger("parley.engine")
+
+MAX_MISSES: Final = 8
+LANE_LIMIT: Final = 64
+"""How many inputs of one conversation may wait in memory; more are told to come back."""
+SETTLE_TRIES: Final = 6
+LOCAL_RETRY_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What can be tuned.
+
+    Attributes:
+        instance_id: the owner's name in leases; unique to this process.
+        lease_ms: how long a lease holds without renewal.
+        renew_ms: how often it is renewed.
+        cache_bytes: what cached records may take.
+        sweep_seconds: how often the store is asked for what is due.
+        ring_size: idempotency keys kept in a record.
+    """
+
+    instance_id: str = ""
+    lease_ms: int = 15_000
+    renew_ms: int = 5_000
+    cache_bytes: int = 64 * 1024 * 1024
+    sweep_seconds: float = 1.0
+    ring_size: int = RING_SIZE
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Plain counters; telemetry reads them."""
+
+    turns_completed: int = 0
+    turns_failed: int = 0
+    commits: int = 0
+    conflicts: int = 0
+    duplicates: int = 0
+    enqueued: int = 0
+    effects: int = 0
+    recoveries: int = 0
+
+
+@dataclass(slots=True)
+class _Lane:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+@dataclass(slots=True)
+class _Running:
+    attempt: Attempt
+    fence: int
+    until: int
+    task: asyncio.Task[None]
+    interrupted: bool = False
+    ended: bool = False
+
+
+class Engine:
+    """The engine of one instance over one store. See the module's docstring for its duties."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        catalog: Catalog,
+        actions: Actions,
+        publish: Callable[[Publication], None],
+        sole_writer: bool,
+        tell_owner: Callable[[str, str], None] | None = None,
+        options: EngineOptions | None = None,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._catalog = catalog
+        self._actions = actions
+        self._publish = publish
+        self._sole_writer = sole_writer
+        self._tell_owner = tell_owner
+        self._options = options or EngineOptions()
+        self._me = self._options.instance_id or os.urandom(8).hex()
+        self._cache = RecordCache(self._options.cache_bytes)
+        self._lanes: dict[Key, _Lane] = {}
+        self._running: dict[Key, _Running] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.stats = EngineStats()
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to renew leases. (The sweeper finds what is due: ``server.engine.sweeper``.)"""
+        self._keeper = asyncio.create_task(self._keep_leases())
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Let running effects end for that long, then give the rest up: their leases are let go, and
+        whoever starts next recovers them. Nothing that was accepted is lost."""
+        self._stopping = True
+        waiting = [running.task for running in self._running.values()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=grace_seconds)
+        left = dict(self._running)
+        for running in left.values():
+            running.task.cancel()
+        for key, running in left.items():
+            await self._release(key, running)
+        tasks = [*self._tasks, *([self._keeper] if self._keeper else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _release(self, key: Key, running: _Running) -> None:
+        now = self._clock.now()
+        try:
+            await self._store.renew(*key, running.fence, self._me, now, now)
+        except StoreUnavailable:
+            return  # the lease runs out by itself
+
+    @property
+    def running_effects(self) -> int:
+        """How many effects run here now."""
+        return len(self._running)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def read(self, tenant_id: str, conversation_id: str) -> Conversation | None:
+        """Return the conversation as it is now (a tombstone as such), or None. Raises StoreUnavailable."""
+        key = (tenant_id, conversation_id)
+        if self._sole_writer:
+            cached = self._cache.get(key)
+            if cached is not None:
+                return cached
+        return await self._store.load(*key)
+
+    async def _record(self, key: Key, *, fresh: bool) -> tuple[Conversation | None, bool]:
+        """Return the record and whether it is fresh."""
+        if not fresh:
+            cached = self._cache.get(key)
+            if cached is not None:
+                return cached, self._sole_writer
+        record = await self._store.load(*key)
+        if record is not None:
+            self._cache.put(key, record)
+        else:
+            self._cache.evict(key)
+        return record, True
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    async def submit(self, command: Command, principal: Principal) -> Accepted:
+        """Accept a command durably.
+
+        Returns after the commit (or the enqueue) is durable. A command whose key was accepted before
+        returns the first outcome and changes nothing.
+
+        Raises:
+            Refused: it is refused; nothing changed.
+            StoreUnavailable: nothing is known to have changed; send it again with the same key.
+        """
+        if self._stopping:
+            raise Refused(ErrorCode.OVERLOADED, "The server is shutting down.", retry_after_ms=1000)
+        key = (principal.tenant_id, command.conversation_id)
+        async with self._lane(key):
+            accepted = await self._submit(key, command, principal)
+        return accepted
+
+    async def _submit(self, key: Key, command: Command, principal: Principal) -> Accepted:
+        fresh = False
+        misses = 0
+        while misses <= MAX_MISSES:
+            record, is_fresh = await self._record(key, fresh=fresh)
+            try:
+                accepted = await self._try(key, record, is_fresh, command, principal)
+            except Refused:
+                if is_fresh:
+                    raise
+                accepted = None
+            else:
+                if accepted is None and is_fresh:
+                    self.stats.conflicts += 1
+            if accepted is not None:
+                return accepted
+            misses += is_fresh
+            fresh = True
+        raise Refused(
+            ErrorCode.CONVERSATION_BUSY,
+            "Too many are writing in this conversation at once.",
+            retry_after_ms=200,
+        )
+
+    async def _try(
+        self, key: Key, record: Conversation | None, fresh: bool, command: Command, principal: Principal
+    ) -> Accepted | None:
+        """Try once on ``record``; None: look again (freshly)."""
+        if record is not None:
+            _authorise(record, principal)
+            known = await self._known(record, command)
+            if known is not None:
+                return known if fresh else None
+            if command.type == "process" and record.busy:
+                return await self._wait_in_line(key, record, command, principal) if fresh else None
+            await self._load_flows(record)
+        try:
+            reduction = self._reduce(key, record, CommandInput(command, principal))
+        except Refused:
+            if not fresh or record is None or not record.ring_full:
+                raise
+            known = await self._known_in_log(record, command)
+            if known is None:
+                raise
+            return known
+        if reduction is None:
+            return None
+        outcome, after = await self._commit(key, record, reduction)
+        if outcome is CommitOutcome.DUPLICATE and record is not None:
+            return await self._known_in_log(record, command)
+        if outcome is not CommitOutcome.COMMITTED:
+            return None
+        return Accepted(
+            False,
+            command.key,
+            reduction.status,
+            _execution_id(after),
+            after.epoch,
+            after.offset,
+            reduction.result,
+            after,
+        )
+
+    # --- commands that were sent before -----------------------------------------------------------
+
+    async def _known(self, record: Conversation, command: Command) -> Accepted | None:
+        """Return the first outcome of a command whose key is known."""
+        for entry in record.recent:
+            if entry.key == command.key:
+                _same_body(entry.body_hash, command)
+                return await self._duplicate(
+                    record, command, entry.status, entry.execution_id, record.epoch, entry.first_offset
+                )
+        for waiting in record.inbox:
+            if waiting.key == command.key:
+                _same_body(waiting.body_hash, command)
+                self.stats.duplicates += 1
+                return Accepted(True, command.key, "queued", None, record.epoch, record.offset, None, record)
+        if record.ring_full and not self._store.detects_duplicates:
+            return await self._known_in_log(record, command)
+        return None
+
+    async def _known_in_log(self, record: Conversation, command: Command) -> Accepted | None:
+        found = await self._store.find_key(record.tenant_id, record.conversation_id, command.key)
+        if found is None or found.epoch != record.epoch:
+            return None
+        _same_body(found.body_hash, command)
+        return await self._duplicate(
+            record, command, "running", found.execution_id, found.epoch, found.first_offset
+        )
+
+    async def _duplicate(
+        self,
+        record: Conversation,
+        command: Command,
+        status: CommandState,
+        execution_id: str | None,
+        epoch: str,
+        first_offset: int,
+    ) -> Accepted:
+        self.stats.duplicates += 1
+        end = await self._store.turn_end(
+            record.tenant_id, record.conversation_id, epoch, command.key, first_offset
+        )
+        result = None
+        for event in end.events if end is not None else ():
+            if event.command_id == command.key and event.type in ("turn.completed", "turn.failed"):
+                status = "completed" if event.type == "turn.completed" else "failed"
+                result, execution_id = event.data, event.execution_id
+                break
+        return Accepted(True, command.key, status, execution_id, record.epoch, record.offset, result, record)
+
+    # --- the inbox --------------------------------------------------------------------------------
+
+    async def _wait_in_line(
+        self, key: Key, record: Conversation, command: Command, principal: Principal
+    ) -> Accepted | None:
+        """``on_busy``: queue the command, or say that the conversation is busy. None: no longer busy."""
+        if record.ring_full:
+            known = await self._known_in_log(record, command)
+            if known is not None:
+                return known
+        on_busy = command.body.get("on_busy", "enqueue")
+        if on_busy == "reject":
+            raise Refused(
+                ErrorCode.CONVERSATION_BUSY,
+                "The conversation is working on an earlier message.",
+                retry_after_ms=1000,
+                suggestion='Send it later, or with on_busy "enqueue".',
+            )
+        now = self._clock.now()
+        body = {**command.body, "type": command.type}
+        entry = InboxEntry(command.key, command.body_hash, body, principal.to_record(), now)
+        _room_in_inbox(record, entry)
+        idle = record.lease is None and not _retry_waits(record)
+        self._cache.evict(key)
+        try:
+            queued = await self._store.enqueue(*key, entry, now if idle else record.wake_at or now)
+        except CommitUnknown:
+            return None  # looking again finds it in the inbox, as a duplicate, or not at all
+        if not queued:
+            return None
+        self.stats.enqueued += 1
+        self._poke(key, record, interrupt=on_busy == "interrupt")
+        return Accepted(False, command.key, "queued", None, record.epoch, record.offset, None, record)
+
+    def _poke(self, key: Key, record: Conversation, *, interrupt: bool) -> None:
+        """See to it that somebody works the inbox off."""
+        running = self._running.get(key)
+        if running is not None:
+            if interrupt:
+                self._interrupt(running)
+        elif record.lease is not None and record.lease.owner != self._me and self._tell_owner is not None:
+            self._tell_owner(*key)
+        else:
+            self._spawn(self._work_off(key))
+
+    def _interrupt(self, running: _Running) -> None:
+        """A ``write`` is left to end: its result is the next safe point."""
+        if running.attempt.effect != "write" and not running.interrupted and not running.ended:
+            running.interrupted = True
+            running.task.cancel()
+
+    def on_bus(self, tenant_id: str, conversation_id: str) -> None:
+        """Another instance says that it queued something for us, or pre-empted us."""
+        key = (tenant_id, conversation_id)
+        self._cache.evict(key)
+        self._spawn(self._look_after(key))
+
+    async def _look_after(self, key: Key) -> None:
+        record = await self._store.load(*key)
+        running = self._running.get(key)
+        if running is None:
+            await self._work_off(key)
+        elif record is None or record.fence != running.fence:
+            running.task.cancel()
+        elif any(entry.command.get("on_busy") == "interrupt" and not entry.void for entry in record.inbox):
+            self._interrupt(running)
+
+    async def _work_off(self, key: Key) -> None:
+        """Give each waiting command its turn, each in a commit of its own."""
+        async with self._lane(key, bounded=False):
+            await self._drain(key)
+
+    async def _drain(self, key: Key) -> None:
+        misses = 0
+        fresh = False
+        while misses <= MAX_MISSES and not self._stopping:
+            record, is_fresh = await self._record(key, fresh=fresh)
+            if record is None or not record.inbox or key in self._running:
+                return
+            await self._load_flows(record)
+            reduction = self._reduce(key, record, NextInbox())
+            if reduction is None:
+                return
+            outcome, _ = await self._commit(key, record, reduction)
+            if outcome is CommitOutcome.COMMITTED:
+                misses, fresh = 0, False
+                continue
+            misses += is_fresh
+            fresh = True
+
+    # --- deletion ---------------------------------------------------------------------------------
+
+    async def delete(self, tenant_id: str, conversation_id: str, principal: Principal) -> bool:
+        """Delete a conversation: its owner may, and who has ``conversations:delete``. False: there is none.
+
+        Raises:
+            Refused: ``conversation_not_found`` for everybody else's.
+            StoreUnavailable: send it again.
+        """
+        key = (tenant_id, conversation_id)
+        async with self._lane(key):
+            for _ in range(MAX_MISSES):
+                record, _ = await self._record(key, fresh=True)
+                if record is None or record.deleted_at is not None:
+                    return False
+                if record.user_id != principal.user_id and not principal.may("conversations:delete"):
+                    raise conversation_not_found()
+                reduction = self._reduce(key, record, Erase())
+                if reduction is None:
+                    return False
+                outcome, _ = await self._commit(key, record, reduction)
+                if outcome is CommitOutcome.COMMITTED:
+                    await self._store.remove_events(*key)
+                    return True
+        raise Refused(ErrorCode.CONVERSATION_BUSY, "Too many are writing in this conversation at once.")
+
+    # --- reducing and committing ------------------------------------------------------------------
+
+    def _reduce(self, key: Key, record: Conversation | None, event: Input) -> Reduction | None:
+        return reduce(
+            record,
+            event,
+            now=self._clock.now(),
+            seed=os.urandom(16).hex(),
+            flows=self._catalog,
+            conversation=key,
+            ring_size=self._options.ring_size,
+        )
+
+    async def _load_flows(self, record: Conversation) -> None:
+        missing = self._catalog.missing(record)
+        if missing:
+            await self._catalog.load_versions(missing)
+
+    async def _commit(
+        self, key: Key, before: Conversation | None, reduction: Reduction
+    ) -> tuple[CommitOutcome, Conversation]:
+        """Make a reduction durable; then, and only then, publish it and run its effects."""
+        commit = self._finish(before, reduction)
+        record = commit.record
+        try:
+            outcome = await self._store.commit(commit)
+        except CommitUnknown:
+            self._cache.evict(key)
+            outcome = await self._settle(key, commit)
+        except asyncio.CancelledError:
+            # The caller is gone, the commit may not be: whoever holds the lane next reads afresh, and
+            # what did happen is published and continued as if nobody had left.
+            self._cache.evict(key)
+            if not self._stopping:
+                self._spawn(self._settle_alone(key, commit, reduction))
+            raise
+        except StoreUnavailable:
+            self._cache.evict(key)
+            raise
+        if outcome is CommitOutcome.COMMITTED:
+            self._committed(key, commit, reduction)
+        else:
+            self._cache.evict(key)
+        return outcome, record
+
+    def _finish(self, before: Conversation | None, reduction: Reduction) -> Commit:
+        """Add what the reducer leaves open: revision, fence, lease, ``wake_at``."""
+        record = reduction.record
+        now = self._clock.now()
+        revision, fence, lease = (before.revision, before.fence, before.lease) if before else (None, 0, None)
+        claims = bool(reduction.effects) or reduction.unfinished
+        rises = claims or reduction.preempts
+        if claims:
+            lease = Lease(self._me, now + self._options.lease_ms)
+        elif not _effect_runs(record):
+            lease = None
+        record = replace(
+            record,
+            revision=(revision or 0) + 1,
+            fence=fence + rises,
+            lease=lease,
+            wake_at=None,
+        )
+        record = replace(record, wake_at=wake_at(record, now)) if _may_wake(record) else record
+        batch = None
+        if reduction.events:
+            first, last = reduction.events[0].offset, reduction.events[-1].offset
+            batch = EventBatch(
+                record.epoch,
+                first,
+                last,
+                record.commit_id,
+                reduction.key,
+                reduction.body_hash,
+                reduction.events,
+            )
+        return Commit(Expected(revision, fence), record, batch)
+
+    def _committed(self, key: Key, commit: Commit, reduction: Reduction) -> None:
+        record = commit.record
+        self._cache.put(key, record)
+        self._count(reduction)
+        running = self._running.get(key)
+        if (
+            running is not None
+            and running.fence != record.fence
+            and running.task is not asyncio.current_task()
+        ):
+            running.task.cancel()
+        self._publish(Publication(record, commit.batch))
+        for attempt in reduction.effects:
+            self._launch(key, record, attempt)
+        if reduction.unfinished:
+            self._spawn(self._wake(key, "continue"))
+        elif record.inbox and not reduction.effects and not _effect_runs(record) and not _retry_waits(record):
+            self._spawn(self._work_off(key))
+        retry_at = _retry_waits(record)
+        if retry_at is not None and retry_at - self._clock.now() <= LOCAL_RETRY_MS:
+            self._spawn(self._wake_at(key, retry_at))
+
+    def _count(self, reduction: Reduction) -> None:
+        self.stats.commits += 1
+        for event in reduction.events:
+            if event.type == "turn.completed":
+                self.stats.turns_completed += 1
+            elif event.type == "turn.failed":
+                self.stats.turns_failed += 1
+
+    async def _settle(self, key: Key, commit: Commit) -> CommitOutcome:
+        """Find out whether a commit of unknown outcome happened. Raises StoreUnavailable."""
+        delay = 0.05
+        for _ in range(SETTLE_TRIES):
+            try:
+                return await self._look_up(key, commit)
+            except StoreUnavailable:
+                await self._clock.sleep(delay)
+                delay *= 2
+        raise StoreUnavailable("the outcome of a commit could not be found out")
+
+    async def _look_up(self, key: Key, commit: Commit) -> CommitOutcome:
+        record = await self._store.load(*key)
+        if record is not None and record.commit_id == commit.record.commit_id:
+            return CommitOutcome.COMMITTED
+        if commit.batch is not None:
+            found = await self._store.batch_at(*key, commit.batch.epoch, commit.batch.first_offset)
+            if found is not None and found.commit_id == commit.batch.commit_id:
+                return CommitOutcome.COMMITTED
+        return CommitOutcome.CONFLICT
+
+    async def _settle_alone(self, key: Key, commit: Commit, reduction: Reduction) -> None:
+        async with self._lane(key, bounded=False):
+            for _ in range(SETTLE_TRIES):
+                if await self._settle(key, commit) is not CommitOutcome.COMMITTED:
+                    await self._clock.sleep(0.05)
+                    continue
+                record = await self._store.load(*key)
+                self._publish(Publication(record or commit.record, commit.batch))
+                if record is not None and record.commit_id == commit.record.commit_id:
+                    for attempt in reduction.effects:
+                        self._launch(key, record, attempt)
+                return
+
+    # --- effects ----------------------------------------------------------------------------------
+
+    def _launch(self, key: Key, record: Conversation, attempt: Attempt) -> None:
+        self.stats.effects += 1
+        if record.lease is None:
+            return
+        task = asyncio.create_task(self._perform(key, record, attempt))
+        self._running[key] = _Running(attempt, record.fence, record.lease.until, task)
+        self._hold(task)
+
+    async def _perform(self, key: Key, record: Conversation, attempt: Attempt) -> None:
+        me = asyncio.current_task()
+        started = self._clock.now()
+        try:
+            result = await self._call(key, record, attempt)
+            elapsed = max(0, self._clock.now() - started)
+            outcome: EffectDone | EffectFailed
+            if isinstance(result, Failure):
+                outcome = EffectFailed(
+                    attempt.key, attempt.number, result.kind, result.message, elapsed, result.unknown
+                )
+            else:
+                outcome = EffectDone(attempt.key, attempt.number, result, elapsed)
+        except asyncio.CancelledError:
+            running = self._running.get(key)
+            if running is None or running.task is not me or not running.interrupted or self._stopping:
+                self._forget(key, me)
+                raise
+            elapsed = max(0, self._clock.now() - started)
+            outcome = EffectFailed(attempt.key, attempt.number, "interrupted", "Interrupted.", elapsed)
+        running = self._running.get(key)
+        if running is not None and running.task is me:
+            running.ended = True
+        try:
+            await self._feed(key, record.fence, outcome)
+        finally:
+            self._forget(key, me)
+        await self._work_off(key)
+
+    def _forget(self, key: Key, task: asyncio.Task[Any] | None) -> None:
+        running = self._running.get(key)
+        if running is not None and running.task is task:
+            del self._running[key]
+
+    async def _call(self, key: Key, record: Conversation, attempt: Attempt) -> Any:
+        timeout_ms = self._timeout_of(record, attempt)
+        context = self._action_context(key, record, attempt, timeout_ms)
+        call = asyncio.ensure_future(self._actions.run(attempt.name, context, attempt.arguments))
+        timer = asyncio.ensure_future(self._clock.sleep(timeout_ms / 1000))
+        try:
+            await asyncio.wait({call, timer}, return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                return call.result()
+            return Failure("timeout", f'The action "{attempt.name}" took too long.', unknown=True)
+        finally:
+            call.cancel()
+            timer.cancel()
+
+    def _timeout_of(self, record: Conversation, attempt: Attempt) -> int:
+        execution = record.execution
+        frame = next((f for f in execution.frames if f.frame == attempt.frame), None) if execution else None
+        flow = self._catalog.version(frame.flow_id, frame.version) if frame else None
+        step = flow.steps[flow.index[attempt.step_id]] if flow and attempt.step_id in flow.index else None
+        return int(getattr(step, "timeout_ms", 30_000))
+
+    def _action_context(
+        self, key: Key, record: Conversation, attempt: Attempt, timeout_ms: int
+    ) -> ActionContext:
+        execution = record.execution
+
+        async def report(text: str) -> None:
+            await self._feed(key, record.fence, EffectProgress(attempt.key, attempt.number, str(text)))
+
+        return ActionContext(
+            key=attempt.key,
+            tenant_id=key[0],
+            user_id=record.user_id,
+            conversation_id=key[1],
+            execution_id=execution.execution_id if execution else "",
+            step_id=attempt.step_id,
+            attempt=attempt.number,
+            deadline=self._clock.now() + timeout_ms,
+            correlation_id=execution.correlation_id if execution else None,
+            slots=record.slots,
+            variables=record.variables,
+            config=self._catalog.config(),
+            report=report,
+            log=logging.LoggerAdapter(
+                logging.getLogger("parley.actions"), {"conversation_id": key[1], "step_id": attempt.step_id}
+            ),
+        )
+
+    async def _feed(self, key: Key, fence: int, result: EffectDone | EffectFailed | EffectProgress) -> None:
+        """Commit an effect's result. It is tried until it is in, or the fence says that it is not wanted."""
+        delay = 0.05
+        fresh = False
+        while True:
+            try:
+                async with self._lane(key, bounded=False):
+                    if await self._feed_once(key, fence, result, fresh=fresh):
+                        return
+                fresh = True
+            except StoreUnavailable:
+                fresh = True
+                await self._clock.sleep(delay)
+                delay = min(delay * 2, 2.0)
+
+    async def _feed_once(
+        self, key: Key, fence: int, result: EffectDone | EffectFailed | EffectProgress, *, fresh: bool
+    ) -> bool:
+        """Try once; True when there is nothing more to do."""
+        record, _ = await self._record(key, fresh=fresh)
+        if record is None or record.fence != fence:
+            return fresh or self._sole_writer
+        await self._load_flows(record)
+        reduction = self._reduce(key, record, result)
+        if reduction is None:
+            return True
+        outcome, _ = await self._commit(key, record, reduction)
+        if outcome is CommitOutcome.CONFLICT:
+            self.stats.conflicts += 1
+        return outcome is CommitOutcome.COMMITTED
+
+    # --- leases and time --------------------------------------------------------------------------
+
+    async def _keep_leases(self) -> None:
+        """Renew what runs here; an effect whose lease cannot be renewed is stopped at its own deadline."""
+        while True:
+            await self._clock.sleep(self._options.renew_ms / 1000)
+            for key, running in list(self._running.items()):
+                await self._renew(key, running)
+
+    async def _renew(self, key: Key, running: _Running) -> None:
+        now = self._clock.now()
+        until = now + self._options.lease_ms
+        try:
+            kept = await self._store.renew(*key, running.fence, self._me, until, until)
+        except StoreUnavailable:
+            if now >= running.until - self._options.renew_ms:
+                running.task.cancel()
+            return
+        if kept:
+            running.until = until
+        elif self._running.get(key) is running:
+            running.task.cancel()
+
+    async def wake(self, tenant_id: str, conversation_id: str) -> None:
+        """Do what is due for a conversation; the sweeper calls it. Does nothing when nothing is."""
+        await self._wake((tenant_id, conversation_id), "due")
+
+    async def _wake_at(self, key: Key, time_ms: int) -> None:
+        await self._clock.sleep(max(0, time_ms - self._clock.now()) / 1000)
+        await self._wake(key, "due")
+
+    async def _wake(self, key: Key, why: str) -> None:
+        async with self._lane(key, bounded=False):
+            if key in self._running or self._stopping:
+                return
+            record, _ = await self._record(key, fresh=True)
+            if record is None:
+                return
+            if record.deleted_at is not None:
+                await self._sweep_tombstone(key, record)
+                return
+            mine = record.lease is not None and record.lease.owner == self._me
+            await self._load_flows(record)
+            reason: Any = "orphaned" if mine and why == "due" else why
+            reduction = self._reduce(key, record, Wake(reason))
+            if reduction is not None:
+                if why == "due":
+                    self.stats.recoveries += 1
+                await self._commit(key, record, reduction)
+                return
+            await self._drain(key)
+            await self._put_right(key)
+
+    async def _put_right(self, key: Key) -> None:
+        """A record that is due although nothing is to be done gets the ``wake_at`` that it should have."""
+        record, _ = await self._record(key, fresh=True)
+        if record is None or record.wake_at is None or record.wake_at > self._clock.now() or record.inbox:
+            return
+        right = wake_at(record, self._clock.now())
+        if right != record.wake_at and (right is None or right > self._clock.now()):
+            await self._rewrite(key, replace(record, wake_at=right))
+
+    async def _sweep_tombstone(self, key: Key, record: Conversation) -> None:
+        """Remove the events once more: a writer that was late may have left some."""
+        await self._store.remove_events(*key)
+        await self._rewrite(key, replace(record, wake_at=None))
+
+    async def _rewrite(self, key: Key, record: Conversation) -> None:
+        expected = Expected(record.revision, record.fence)
+        after = replace(record, revision=record.revision + 1, commit_id=os.urandom(16).hex())
+        self._cache.evict(key)
+        try:
+            await self._store.commit(Commit(expected, after, None))
+        except CommitUnknown:
+            return  # the next sweep finds it if it did not happen
+
+    # --- lanes and tasks --------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _lane(self, key: Key, *, bounded: bool = True) -> AsyncIterator[None]:
+        """Hold a conversation's lane: first come, first served."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+        if bounded and lane.users >= LANE_LIMIT:
+            raise Refused(
+                ErrorCode.OVERLOADED, "Too many messages for this conversation at once.", retry_after_ms=500
+            )
+        lane.users += 1
+        try:
+            async with lane.lock:
+                yield
+        finally:
+            lane.users -= 1
+            if lane.users == 0:
+                self._lanes.pop(key, None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._stopping:
+            work.close()
+            return
+        self._hold(asyncio.create_task(work))
+
+    def _hold(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, StoreUnavailable):
+            log.warning("the store is away: %s", error)
+        elif error is not None:
+            log.error("background work failed", exc_info=error)
+
+
+# --- small judgements -----------------------------------------------------------------------------
+
+
+def _authorise(record: Conversation, principal: Principal) -> None:
+    """Writing takes the owner or ``conversations:write``; a tombstone is missing for everybody."""
+    if record.deleted_at is not None:
+        raise conversation_not_found()
+    if record.user_id != principal.user_id and not principal.may("conversations:write"):
+        raise conversation_not_found()
+
+
+def _same_body(body_hash: str | None, command: Command) -> None:
+    if body_hash is not None and body_hash != command.body_hash:
+        raise Refused(
+            ErrorCode.IDEMPOTENCY_CONFLICT,
+            "This idempotency key was used for another command.",
+            field="idempotency_key",
+            suggestion="Use a new key for each command, and the same one only to send it again.",
+        )
+
+
+def _room_in_inbox(record: Conversation, entry: InboxEntry) -> None:
+    waiting = [*record.inbox, entry]
+    if len(waiting) <= INBOX_MAX_ENTRIES and sum(len(orjson.dumps(e)) for e in waiting) <= INBOX_MAX_BYTES:
+        return
+    raise Refused(ErrorCode.INBOX_FULL, "Too many messages wait in this conversation.", retry_after_ms=2000)
+
+
+def _execution_id(record: Conversation) -> str | None:
+    return record.execution.execution_id if record.execution else None
+
+
+def _effect_runs(record: Conversation) -> bool:
+    execution = record.execution
+    if execution is None or execution.status != "running":
+        return False
+    return any(attempt.retry_at is None for attempt in execution.attempts)
+
+
+def _retry_waits(record: Conversation) -> int | None:
+    execution = record.execution
+    if execution is None or execution.status != "running":
+        return None
+    return min((a.retry_at for a in execution.attempts if a.retry_at is not None), default=None)
+
+
+def _may_wake(record: Conversation) -> bool:
+    """Spare idle records, which are nearly all, the search for what could wake them."""
+    execution = record.execution
+    return bool(
+        record.inbox
+        or record.lease
+        or record.deleted_at is not None
+        or (execution is not None and (execution.status == "running" or execution.pending))
+    )

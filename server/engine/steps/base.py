@@ -1,0 +1,123 @@
+"""What a step is to the reducer: entered, perhaps answered, perhaps resolved; and what it answers.
+
+A step type is one file in this folder. It parses its own keys from a flow file and folds its own
+part of a turn. It is pure: whatever touches the world is asked for as an ``Effect``.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+from server.engine.draft import Draft, StepFailure
+from server.engine.flow.expressions import Expression
+from server.engine.flow.model import StepCommon
+from server.engine.flow.node import Node
+from server.engine.inputs import EffectFailed, Incoming
+from storage.models import Attempt, ExecutionStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The step is done; go on with its ``goto`` or the following step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goto:
+    """The step is done; go on there."""
+
+    step_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The step waits; the draft holds what for."""
+
+    status: ExecutionStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Run this attempt once its intent is durable."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """Run the next attempt when ``attempt.retry_at`` has come."""
+
+    attempt: Attempt
+    failure: StepFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The frame ends here."""
+
+    status: ExecutionStatus
+    output: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The step failed; its ``on_error`` decides."""
+
+    failure: StepFailure
+
+
+Outcome = Next | Goto | Wait | Effect | RetryLater | Finish | Fail
+
+
+class Step(Protocol):
+    """A compiled step."""
+
+    keyword: ClassVar[str]
+    common: StepCommon
+
+    @classmethod
+    def parse(cls, node: Node, common: StepCommon) -> Self:
+        """Read the step's own keys; problems are recorded in ``node``."""
+        ...
+
+    def enter(self, draft: Draft) -> Outcome:
+        """Fold the step. May raise StepFailure."""
+        ...
+
+    def targets(self) -> tuple[str, ...]:
+        """Return the steps it can go to beside the following one."""
+        ...
+
+    def expressions(self) -> tuple[Expression, ...]:
+        """Return its expressions, for the linter."""
+        ...
+
+
+class WaitingStep(Step, Protocol):
+    """A step that waits for a message."""
+
+    def read(self, draft: Draft, incoming: Incoming) -> Outcome | None:
+        """Take the message if it is unmistakably an answer; None leaves it to digressions."""
+        ...
+
+    def fall_back(self, draft: Draft, incoming: Incoming) -> Outcome:
+        """Take the message although nothing else could be made of it."""
+        ...
+
+    def ask_again(self, draft: Draft) -> Outcome:
+        """Return to the open question after a digression."""
+        ...
+
+
+class EffectStep(Step, Protocol):
+    """A step that runs an effect."""
+
+    def succeeded(self, draft: Draft, attempt: Attempt, value: Any) -> Outcome:
+        """Take the effect's result. May raise StepFailure."""
+        ...
+
+    def failed(self, draft: Draft, attempt: Attempt, failure: EffectFailed) -> Outcome:
+        """Decide what an effect's failure means: retry, unknown outcome, or failure of the step."""
+        ...
+
+    def recovered(self, draft: Draft, attempt: Attempt) -> Outcome:
+        """Decide what to do with an attempt whose owner died."""
+        ...

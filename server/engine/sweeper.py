@@ -1,0 +1,64 @@
+"""Finds what is due in the store and has the engine do it: retries, lost leases, waiting inboxes, tombstones."""
+
+import asyncio
+import logging
+from typing import Final
+
+from server.engine.runner import Engine
+from storage.base import Clock, ConversationStore, StoreUnavailable
+
+log = logging.getLogger("parley.sweeper")
+
+PAGE: Final = 200
+AT_ONCE: Final = 16
+"""How many conversations a sweep works on at a time, so that live turns are not starved."""
+
+
+class Sweeper:
+    """Asks the store every ``interval_seconds``; a full page is followed by the next at once."""
+
+    def __init__(
+        self, store: ConversationStore, clock: Clock, engine: Engine, interval_seconds: float = 1.0
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._engine = engine
+        self._interval_seconds = interval_seconds
+        self._task: asyncio.Task[None] | None = None
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def start(self) -> None:
+        """Begin to sweep."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop at the next await."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def sweep(self) -> int:
+        """Do what is due now; return how many conversations were looked at. Raises StoreUnavailable."""
+        now = self._clock.now()
+        due = await self._store.due(now, PAGE)
+        await asyncio.gather(*(self._wake(item.tenant_id, item.conversation_id) for item in due))
+        await self._store.expire_tombstones(now, PAGE)
+        return len(due)
+
+    async def _wake(self, tenant_id: str, conversation_id: str) -> None:
+        async with self._slots:
+            try:
+                await self._engine.wake(tenant_id, conversation_id)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                log.exception("sweeping a conversation failed", extra={"conversation_id": conversation_id})
+
+    async def _run(self) -> None:
+        while True:
+            found = 0
+            try:
+                found = await self.sweep()
+            except StoreUnavailable as error:
+                log.warning("the store is away: %s", error)
+            await self._clock.sleep(self._interval_seconds if found < PAGE else 0)

@@ -1,0 +1,361 @@
+"""A small world in which a test decides what happens next, down to every await.
+
+Several engine instances run over one store. Each call to the store, each action and each sleep stops at
+a *point*; nothing moves until the test releases one, lets it fail, or kills its instance. So "between
+any two awaits" is not a matter of luck: it is what Hypothesis chooses. Time is virtual.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocol.errors import Refused
+from server.auth.principal import Principal
+from server.engine.actions import ActionContext, Actions
+from server.engine.catalog import Catalog
+from server.engine.flow.loader import compile_flow
+from server.engine.runner import Engine, EngineOptions
+from server.engine.sweeper import Sweeper
+from server.engine.types import Accepted, Command, Publication
+from storage.base import CommitUnknown, Store, StoreUnavailable
+
+TENANT = "t"
+OWNER = Principal("u1", TENANT)
+MUTATING = frozenset({"commit", "enqueue"})
+IDLE_PASSES = 6
+
+FLOW = """
+flow: errand
+default: true
+slots:
+  what: {type: choice, options: [milk, bread]}
+  count: {type: integer}
+variables: {found: null, done: null, again: null}
+steps:
+  - id: ask
+    collect: [what, count]
+    ask: {what: "What?", count: "How many?"}
+  - id: look
+    action: shop.look
+    effect: read
+    with: {what: "${slots.what}"}
+    retry: {max: 2, delay: 1s, on: [unavailable]}
+    save: variables.found
+    on_error: sorry
+  - id: buy
+    action: shop.buy
+    effect: write
+    with: {what: "${slots.what}"}
+    save: variables.done
+    on_error: sorry
+  - id: pay
+    action: shop.pay
+    effect: idempotent
+    save: variables.again
+    on_error: sorry
+  - {id: thanks, say: "Done."}
+  - {id: over, end: completed}
+  - {id: sorry, say: "That went wrong."}
+"""
+
+
+@dataclass(eq=False)
+class Point:
+    """Somebody waits here for the test's word."""
+
+    instance: "Instance"
+    name: str
+    future: asyncio.Future[str]
+
+
+@dataclass(eq=False)
+class Sent:
+    """A command as the client knows it: every answer it got, in order."""
+
+    conversation_id: str
+    command: Command
+    answers: list[Accepted | Refused | StoreUnavailable] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> bool:
+        return any(isinstance(answer, Accepted) for answer in self.answers)
+
+
+class VirtualClock:
+    """Time that moves when the test says so. Sleeps of a dead instance never end."""
+
+    def __init__(self, now_ms: int = 1_800_000_000_000) -> None:
+        self.now_ms = now_ms
+        self._sleepers: list[tuple[int, asyncio.Future[None]]] = []
+
+    def now(self) -> int:
+        return self.now_ms
+
+    async def sleep(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self.now_ms + max(1, round(seconds * 1000)), future))
+        await future
+
+    def advance(self, ms: int) -> None:
+        self.now_ms += ms
+        due = [entry for entry in self._sleepers if entry[0] <= self.now_ms]
+        self._sleepers = [entry for entry in self._sleepers if entry[0] > self.now_ms]
+        for _, future in sorted(due, key=lambda entry: entry[0]):
+            if not future.done():
+                future.set_result(None)
+
+
+class InstanceClock:
+    """The shared clock as one instance sees it: dead instances sleep for ever."""
+
+    def __init__(self, instance: "Instance", clock: VirtualClock) -> None:
+        self._instance = instance
+        self._clock = clock
+
+    def now(self) -> int:
+        return self._clock.now()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        if self._instance.dead:
+            await asyncio.get_running_loop().create_future()
+
+
+class GatedStore:
+    """A store whose every call stops at a point before it happens, and again before its reply arrives.
+
+    ``lose`` at the first point: it does not happen, and the caller cannot know. ``lose`` at the second:
+    it happened, and the caller cannot know.
+    """
+
+    def __init__(self, instance: "Instance", inner: Store) -> None:
+        self._instance = instance
+        self._inner = inner
+        self.detects_duplicates = inner.detects_duplicates
+        self.embedded = False
+
+    def now(self) -> int:
+        return self._inner.now()
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self._inner, name)
+
+        async def gated(*args: Any, **kwargs: Any) -> Any:
+            await self._stop_at(name, "before")
+            result = await self._instance.world.inner(method(*args, **kwargs))
+            await self._stop_at(name, "after")
+            return result
+
+        return gated
+
+    async def _stop_at(self, name: str, when: str) -> None:
+        if await self._instance.world.point(self._instance, f"{name}:{when}") == "lose":
+            raise CommitUnknown(f"{name} lost") if name in MUTATING else StoreUnavailable(f"{name} failed")
+
+
+class Instance:
+    """One engine over the shared store."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.dead = False
+        store: Any = GatedStore(self, world.store)
+        clock = InstanceClock(self, world.clock)
+        catalog = Catalog(store)
+        catalog.add(world.flow)
+        self.engine = Engine(
+            store=store,
+            clock=clock,
+            catalog=catalog,
+            actions=Actions(
+                {"shop.look": self._action("look"), "shop.buy": self._action("buy"), "shop.pay": self._action("pay")}
+            ),
+            publish=world.published.append,
+            sole_writer=False,
+            tell_owner=lambda tenant, conversation: world.bus.append((tenant, conversation)),
+            options=EngineOptions(instance_id=name, ring_size=world.ring_size),
+        )
+        self.sweeper = Sweeper(store, clock, self.engine)
+
+    def _action(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def run(context: ActionContext, **arguments: Any) -> Any:
+            word = await self.world.point(self, f"effect:{name}:before")
+            if word == "lose":
+                raise ConnectionError
+            self.world.effects.append((name, context.key))
+            if await self.world.point(self, f"effect:{name}:after") == "lose":
+                raise ConnectionError
+            return {"ok": name}
+
+        return run
+
+
+class World:
+    """Instances, their store, a lossy bus, and the clients' memory of what they were told."""
+
+    def __init__(self, store: Store, clock: VirtualClock, *, ring_size: int = 2) -> None:
+        self.store = store
+        self.clock = clock
+        self.ring_size = ring_size
+        self.flow = compile_flow(FLOW, "errand.yaml")
+        self.points: list[Point] = []
+        self.published: list[Publication] = []
+        self.bus: list[tuple[str, str]] = []
+        self.effects: list[tuple[str, str]] = []
+        self.sent: list[Sent] = []
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.deleted: set[str] = set()
+        self._activity = 0
+        self._inside = 0
+        self._names = 0
+        self.instances: list[Instance] = []
+
+    async def start(self, count: int = 2) -> None:
+        self.instances = [self._new_instance() for _ in range(count)]
+        for instance in self.instances:
+            await instance.engine.start()
+        await self.settle()
+
+    def _new_instance(self) -> Instance:
+        self._names += 1
+        return Instance(self, f"i{self._names}")
+
+    # --- points -----------------------------------------------------------------------------------
+
+    async def point(self, instance: Instance, name: str) -> str:
+        self._activity += 1
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        point = Point(instance, name, future)
+        if not instance.dead:
+            self.points.append(point)
+        try:
+            return await future
+        finally:
+            self._activity += 1
+            if point in self.points:
+                self.points.remove(point)
+
+    async def inner(self, call: Awaitable[Any]) -> Any:
+        """Await the real store, and keep ``settle`` from thinking that nothing happens meanwhile."""
+        self._inside += 1
+        try:
+            return await call
+        finally:
+            self._inside -= 1
+            self._activity += 1
+
+    async def settle(self) -> None:
+        """Run until everybody waits for the test."""
+        quiet = 0
+        while quiet < IDLE_PASSES:
+            seen = self._activity
+            await asyncio.sleep(0)
+            if self._inside:
+                await asyncio.sleep(0.0002)
+                quiet = 0
+            else:
+                quiet = quiet + 1 if seen == self._activity else 0
+
+    async def release(self, index: int, word: str = "go") -> None:
+        if self.points:
+            point = self.points.pop(index % len(self.points))
+            if not point.future.done():
+                point.future.set_result(word)
+        await self.settle()
+
+    # --- what clients and operators do ------------------------------------------------------------
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def send(self, index: int, conversation_id: str, kind: str, text: str, on_busy: str = "enqueue") -> None:
+        key = f"key-{len(self.sent):06d}"
+        body: Mapping[str, Any] = {"type": kind, "conversation_id": conversation_id}
+        if kind == "process":
+            body = {**body, "content": {"text": text}, "on_busy": on_busy, "user_id": OWNER.user_id}
+        sent = Sent(conversation_id, Command(kind, conversation_id, key, f"hash-{key}", body))
+        self.sent.append(sent)
+        await self.resend(index, sent)
+
+    async def resend(self, index: int, sent: Sent) -> None:
+        self._spawn(self._ask(self.instances[index % len(self.instances)], sent))
+        await self.settle()
+
+    async def _ask(self, instance: Instance, sent: Sent) -> None:
+        try:
+            sent.answers.append(await instance.engine.submit(sent.command, OWNER))
+        except (Refused, StoreUnavailable) as answer:
+            sent.answers.append(answer)
+
+    async def delete(self, index: int, conversation_id: str) -> None:
+        self.deleted.add(conversation_id)
+        self._spawn(self._delete(self.instances[index % len(self.instances)], conversation_id))
+        await self.settle()
+
+    async def _delete(self, instance: Instance, conversation_id: str) -> None:
+        try:
+            await instance.engine.delete(TENANT, conversation_id, OWNER)
+        except (Refused, StoreUnavailable):
+            return
+
+    async def sweep(self, index: int) -> None:
+        self._spawn(self._sweep(self.instances[index % len(self.instances)]))
+        await self.settle()
+
+    async def _sweep(self, instance: Instance) -> None:
+        try:
+            await instance.sweeper.sweep()
+        except StoreUnavailable:
+            return
+
+    async def deliver(self, index: int, position: int, fate: str) -> None:
+        """The bus loses, repeats and reorders."""
+        if not self.bus:
+            return
+        place = position % len(self.bus)
+        message = self.bus[place] if fate == "repeat" else self.bus.pop(place)
+        if fate != "lose":
+            self.instances[index % len(self.instances)].engine.on_bus(*message)
+        await self.settle()
+
+    async def crash(self, index: int) -> None:
+        """Kill an instance wherever it stands; another one takes its place."""
+        place = index % len(self.instances)
+        victim = self.instances[place]
+        victim.dead = True
+        self.points = [point for point in self.points if point.instance is not victim]
+        self.instances[place] = self._new_instance()
+        await self.instances[place].engine.start()
+        await self.settle()
+
+    async def advance(self, ms: int) -> None:
+        self.clock.advance(ms)
+        await self.settle()
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def calm_down(self, rounds: int = 60) -> None:
+        """No more faults: everything that can happen happens, until nothing is left to do."""
+        for _ in range(rounds):
+            while self.points:
+                await self.release(0)
+            while self.bus:
+                await self.deliver(0, 0, "once")
+            while self.points:
+                await self.release(0)
+            await self.advance(20_000)
+            await self.sweep(0)
+            if not self.points and not await self.store.due(self.clock.now() + 3_600_000, 10) and not self.tasks:
+                return
+        raise AssertionError(f"the world does not come to rest: {[p.name for p in self.points]}, {self.tasks}")
+
+    async def close(self) -> None:
+        mine = asyncio.current_task()
+        left = [task for task in asyncio.all_tasks() if task is not mine]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
