@@ -1,4 +1,4 @@
-"""The load: clients in a closed loop, on a WebSocket library in Cython, so that the server is the bottleneck."""
+"""The load: clients in a closed loop, on a WebSocket library in Cython: the server is the bottleneck."""
 
 import asyncio
 import time
