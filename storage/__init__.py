@@ -1,0 +1,1 @@
+"""Where state lives: the ports, the records they keep, and one folder an adapter."""

@@ -1,0 +1,110 @@
+"""The parts of the ports' duties that are the same in every adapter, as pure functions."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from storage.base import Commit
+from storage.codec import encode_json, inbox_entry_to_json
+from storage.models import (
+    INBOX_MAX_BYTES,
+    INBOX_MAX_ENTRIES,
+    Conversation,
+    EventBatch,
+    InboxEntry,
+    TimeMs,
+)
+
+MESSAGE_EVENTS: Final = frozenset({"message.received", "message.completed"})
+TURN_ENDS: Final = frozenset({"turn.completed", "turn.failed"})
+
+
+def check_commit(commit: Commit) -> None:
+    """Raise ValueError where a commit contradicts itself: a mistake of our own code, never of a peer."""
+    record, batch = commit.record, commit.batch
+    if record.revision != (commit.expected.revision or 0) + 1:
+        raise ValueError(f"revision {record.revision} does not follow {commit.expected.revision}")
+    if batch is None:
+        return
+    if batch.commit_id != record.commit_id or batch.epoch != record.epoch:
+        raise ValueError("the batch has another commit id or epoch than the record")
+    if batch.last_offset != record.offset or len(batch.events) != batch.last_offset - batch.first_offset + 1:
+        raise ValueError("the batch's offsets do not end at the record's offset, or do not count its events")
+
+
+def stored_batch(commit: Commit) -> EventBatch | None:
+    """Return the batch as it goes into the log: one without events does not."""
+    return commit.batch if commit.batch is not None and commit.batch.events else None
+
+
+def with_command(record: Conversation | None, entry: InboxEntry, wake_at: TimeMs) -> Conversation | None:
+    """Return the record with ``entry`` in its inbox, or None where ``enqueue`` does not match."""
+    if record is None or record.deleted_at is not None or not record.busy:
+        return None
+    if len(record.inbox) >= INBOX_MAX_ENTRIES:
+        return None
+    if any(e.key == entry.key for e in record.inbox) or any(e.key == entry.key for e in record.recent):
+        return None
+    inbox = (*record.inbox, entry)
+    if inbox_bytes(inbox) > INBOX_MAX_BYTES:
+        return None
+    return replace(
+        record,
+        revision=record.revision + 1,
+        inbox=inbox,
+        last_activity=max(record.last_activity, entry.received_at),
+        wake_at=wake_at if record.wake_at is None else min(record.wake_at, wake_at),
+    )
+
+
+def inbox_bytes(inbox: Iterable[InboxEntry]) -> int:
+    """Return the stored size of an inbox."""
+    return sum(len(encode_json(inbox_entry_to_json(entry))) for entry in inbox)
+
+
+def execution_of(record: Conversation) -> str | None:
+    """Return the id of the record's execution: what a ``KeyRecord`` says of the commit that made it."""
+    return None if record.execution is None else record.execution.execution_id
+
+
+def ended_commands(batch: EventBatch) -> list[str]:
+    """Return the ids of the commands whose turn ends in this batch."""
+    return [e.command_id for e in batch.events if e.type in TURN_ENDS and e.command_id is not None]
+
+
+def count_messages(batch: EventBatch, *, before: int | None = None, after: int = 0) -> int:
+    """Return how many message events of the batch lie between ``after`` and ``before``, both exclusive."""
+    return sum(
+        e.type in MESSAGE_EVENTS and e.offset > after and (before is None or e.offset < before)
+        for e in batch.events
+    )
+
+
+def newest_messages(
+    newest_first: Iterable[EventBatch], *, before: int | None, after: int, limit: int
+) -> list[EventBatch]:
+    """Return, oldest first, those of the batches that hold the newest ``limit`` messages in the window."""
+    found: list[EventBatch] = []
+    missing = limit
+    for batch in newest_first:
+        if missing <= 0:
+            break
+        count = count_messages(batch, before=before, after=after)
+        if count:
+            found.append(batch)
+            missing -= count
+    found.reverse()
+    return found
+
+
+def page(batches: Iterable[tuple[EventBatch, int]], limit: int, max_bytes: int) -> list[EventBatch]:
+    """Return the first of ``(batch, bytes)`` that fit ``limit`` events and ``max_bytes``, at least one."""
+    taken: list[EventBatch] = []
+    events = size = 0
+    for batch, batch_bytes in batches:
+        events += len(batch.events)
+        size += batch_bytes
+        if taken and (events > limit or size > max_bytes):
+            break
+        taken.append(batch)
+    return taken
