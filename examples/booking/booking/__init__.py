@@ -1,0 +1,1 @@
+"""The booking example's own code: what its flows call as ``calendar.*``."""
