@@ -19,7 +19,7 @@ from server.settings import TOML_NAME, Settings, SettingsInvalid
 STATE_NAME: Final = ".parley"
 DEV_TENANT: Final = "default"
 
-_FLOW_ENDINGS = (".yaml", ".yml", ".json")
+FLOW_ENDINGS: Final = (".yaml", ".yml", ".json")
 
 
 class Project:
@@ -170,7 +170,7 @@ class Project:
 
 
 def _has_flows(folder: Path) -> bool:
-    return any(path.suffix in _FLOW_ENDINGS for path in folder.iterdir())
+    return any(path.suffix in FLOW_ENDINGS for path in folder.iterdir())
 
 
 def _reason(error: Exception) -> str:

@@ -22,6 +22,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 MASK: Final = "***"
 MAX_TEXT_CHARS: Final = 4096
 MAX_DEPTH: Final = 6
+OURS: Final = ("parley", "protocol", "storage", "server")
+"""The standard library's loggers that have the level of the setting; all others have a higher one."""
 
 _SECRET_KEY = re.compile(
     r"(?i)(^|[_.-])(token|secret|password|passwd|authorization|cookie|credentials?|api[_-]?key|private[_-]?key)$"
@@ -85,6 +87,8 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO if level == "debug" else logging.WARNING)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
