@@ -1,6 +1,6 @@
 """Writes the reference pages that are made from the code; with ``--check`` only tells whether they are current.
 
-``python docs/generate.py`` writes ``docs/reference/errors.md`` from ``protocol/errors.py``.
+``python -m docs.generate`` writes ``docs/reference/errors.md`` from ``protocol/errors.py``.
 """
 
 import argparse
@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from protocol.errors import ERRORS, CloseCode, ErrorCode, may_reconnect  # noqa: E402 - run as a script
+from protocol.errors import ERRORS, CloseCode, ErrorCode, may_reconnect
 
 HERE: Final = Path(__file__).resolve().parent
 
@@ -125,7 +123,7 @@ def main() -> int:
     stale = [path for path, page in PAGES.items() if not path.exists() or path.read_text() != page()]
     for path in stale:
         if check:
-            sys.stderr.write(f"{path.relative_to(HERE.parent)} is not current: run python docs/generate.py\n")
+            sys.stderr.write(f"{path.relative_to(HERE.parent)} is not current: run python -m docs.generate\n")
         else:
             path.write_text(PAGES[path]())
     return 1 if check and stale else 0
