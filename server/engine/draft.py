@@ -253,7 +253,7 @@ class Draft:
         """Record what a person said."""
         self.message_count += 1
         self.last_activity = self.now
-        message = {
+        message: dict[str, Any] = {
             "message_id": self.new_id("m"),
             "role": role,
             "type": "button" if text is None else "text",
@@ -276,7 +276,7 @@ class Draft:
             raise StepFailure("The answer is too long to be shown.", details={"bytes": size})
         self.flush_changes()
         self.message_count += 1
-        message = {
+        message: dict[str, Any] = {
             "message_id": self.new_id("m"),
             "role": "assistant",
             "type": message_type or ("buttons" if buttons else "text"),

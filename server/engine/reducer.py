@@ -208,8 +208,8 @@ def _new_conversation(
         user_id=body.get("user_id") or principal.user_id,
         epoch="e" + seed[:20],
         channel=body.get("channel", "web"),
-        locale=body.get("locale"),
-        timezone=body.get("timezone"),
+        locale=command.locale,
+        timezone=command.timezone,
         created_at=now,
         last_activity=now,
     )

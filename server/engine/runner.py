@@ -9,8 +9,7 @@ reduce the same input on what is there now. ``docs/explanation/guarantees.md`` s
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -96,6 +95,34 @@ class EngineStats:
 class _Lane:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
+
+
+class _Turnstile:
+    """Holds a lane for the length of an ``async with``; the last one out removes it."""
+
+    __slots__ = ("_key", "_lane", "_lanes")
+
+    def __init__(self, lanes: dict[Key, _Lane], key: Key, lane: _Lane) -> None:
+        self._lanes = lanes
+        self._key = key
+        self._lane = lane
+
+    async def __aenter__(self) -> None:
+        self._lane.users += 1
+        try:
+            await self._lane.lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lane.lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._lane.users -= 1
+        if self._lane.users == 0:
+            self._lanes.pop(self._key, None)
 
 
 @dataclass(slots=True)
@@ -789,9 +816,8 @@ class Engine:
 
     # --- lanes and tasks --------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _lane(self, key: Key, *, bounded: bool = True) -> AsyncIterator[None]:
-        """Hold a conversation's lane: first come, first served."""
+    def _lane(self, key: Key, *, bounded: bool = True) -> "_Turnstile":
+        """Return the conversation's lane: ``async with`` holds it, first come, first served."""
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane()
@@ -799,14 +825,7 @@ class Engine:
             raise Refused(
                 ErrorCode.OVERLOADED, "Too many messages for this conversation at once.", retry_after_ms=500
             )
-        lane.users += 1
-        try:
-            async with lane.lock:
-                yield
-        finally:
-            lane.users -= 1
-            if lane.users == 0:
-                self._lanes.pop(key, None)
+        return _Turnstile(self._lanes, key, lane)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._stopping:

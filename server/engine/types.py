@@ -14,6 +14,7 @@ class Command:
     ``body`` is the validated frame as plain JSON without ``id`` (and without ``idempotency_key``), all
     defaults written out; ``user_id`` in it is the user the command acts for. ``key`` is the
     idempotency key (made by the server where the client sent none); ``body_hash`` covers ``body``.
+    ``locale`` and ``timezone`` are the client's, for a conversation that this command creates.
     """
 
     type: str
@@ -23,6 +24,8 @@ class Command:
     body: Mapping[str, Any]
     correlation_id: str | None = None
     request_id: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
