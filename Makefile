@@ -22,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 install: $(VENV)/.dev
 
 run: $(VENV)/.runtime
-	@cd examples/booking && exec $(CURDIR)/$(BIN)/parley dev --port $(PORT)
+	@exec $(BIN)/parley dev examples/booking --port $(PORT)
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

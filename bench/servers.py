@@ -91,7 +91,7 @@ class Server:
             "PARLEY_FLOWS": str(FLOWS),
             "PARLEY_DEFAULT_TENANT": "bench",
             "PARLEY_JWT_SECRET": JWT_SECRET,
-            "PARLEY_FRAMES_PER_SECOND": "1000000",
+            "PARLEY_FRAMES_PER_SECOND": "100000",
             "PARLEY_LIMITS": "off",
             "PARLEY_LOG_LEVEL": "warning",
         }
