@@ -21,7 +21,7 @@ Where Parley's CEL says more than the standard:
 import datetime
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -43,6 +43,8 @@ CONTEXT_ROOTS: Final = (
     "value",
 )
 """The names an expression may start from."""
+
+Path = tuple[str, ...]
 
 MAX_SOURCE_CHARS: Final = 2_000
 MAX_TOKENS: Final = 400
@@ -75,10 +77,28 @@ METHODS: Final = frozenset(
         "getMilliseconds",
     }
 )
-_RESERVED: Final = frozenset(
-    "as break const continue else for function if import let loop package namespace return var void while".split()
+RESERVED: Final = frozenset(
+    {
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    }
 )
-_KEYWORDS: Final = frozenset({"true", "false", "null", "in"})
+KEYWORDS: Final = frozenset({"true", "false", "null", "in"})
 _PYTHONISMS: Final = {"and": "&&", "or": "||", "not": "!", "True": "true", "False": "false", "None": "null"}
 _I64: Final = 2**63
 _EXACT: Final = 2**53
@@ -95,11 +115,16 @@ class ExpressionInvalid(ValueError):  # noqa: N818 - what happened, not that it 
 
 
 class ExpressionFailed(Exception):  # noqa: N818
-    """The expression has no value in this context. The message is user-safe: it names paths, not values."""
+    """The expression has no value in this context.
 
-    def __init__(self, message: str) -> None:
+    The message is user-safe: it names paths, not values. ``is_type_error`` says that the operands'
+    types do not fit the operation, whatever their values.
+    """
+
+    def __init__(self, message: str, *, is_type_error: bool = False) -> None:
         super().__init__(message)
         self.message = message
+        self.is_type_error = is_type_error
 
 
 class _Token(NamedTuple):
@@ -195,7 +220,7 @@ class _Macro:
 
 @dataclass(frozen=True, slots=True)
 class _Path:
-    """A path from a root: ``slots.date``, ``variables.offers[0].id``; ``first`` and ``last`` are token indexes."""
+    """A path from a root: ``slots.date``, ``variables.offers[0].id``; first and last token of it."""
 
     steps: tuple[str | int, ...]
     first: int
@@ -269,7 +294,7 @@ class _Reader:
         token = self.tokens[index]
         if token.kind == "op" and token.text == "{" and self._kind(index - 1) == "ident":
             raise ExpressionInvalid("messages (Name{...}) are not part of the language", token.start + 1)
-        if token.kind != "ident" or token.text in _KEYWORDS:
+        if token.kind != "ident" or token.text in KEYWORDS:
             if token == ("op", ".", token.start):
                 self._check_dot(index)
             return index + 1
@@ -342,7 +367,7 @@ class _Reader:
 
     def _path(self, index: int) -> int:
         token = self.tokens[index]
-        if token.text in _RESERVED:
+        if token.text in RESERVED:
             raise ExpressionInvalid(f"{token.text!r} is a reserved word", token.start + 1)
         if token.text in _PYTHONISMS:
             raise ExpressionInvalid(f"unknown word {token.text!r}", token.start + 1, _PYTHONISMS[token.text])
@@ -389,7 +414,7 @@ def _unknown_function(token: _Token, known: frozenset[str]) -> ExpressionInvalid
 
 
 def _functions(failures: list[str]) -> dict[str, Callable[..., Any]]:
-    """Our ``size`` and ``string``. They note a failure: one that raised would be printed to stderr natively."""
+    """Our ``size`` and ``string``; they note failures, as the library prints what a function raises."""
 
     def size(*values: Any) -> int | None:
         if len(values) == 1 and isinstance(values[0], str | list | dict | bytes):
@@ -510,7 +535,8 @@ class Expression:
             raise
         except BaseException as error:  # noqa: BLE001 - a native panic is no Exception
             reason = failures[0] if failures else _reason(error)
-            raise ExpressionFailed(f"{_shown(self.source)}: {reason}") from None
+            message = f"{_shown(self.source)}: {reason}"
+            raise ExpressionFailed(message, is_type_error=isinstance(error, TypeError)) from None
         if failures:
             raise ExpressionFailed(f"{_shown(self.source)}: {failures[0]}")
         return _plain(value, self.source)
@@ -574,9 +600,7 @@ def _shown(source: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _shortest(
-    references: Iterator[tuple[str, ...]] | frozenset[tuple[str, ...]] | set[tuple[str, ...]],
-) -> tuple[tuple[str, ...], ...]:
+def _shortest(references: Iterable[Path]) -> tuple[Path, ...]:
     """Drop each path that another one contains."""
     kept: list[tuple[str, ...]] = []
     for path in sorted(references, key=len):

@@ -21,8 +21,8 @@ Effect = Literal["read", "idempotent", "write"]
 SlotType = Literal["text", "number", "integer", "boolean", "choice", "date", "email"]
 
 SLOT_TYPES: Final[tuple[SlotType, ...]] = ("text", "number", "integer", "boolean", "choice", "date", "email")
-RETRY_REASONS: Final = ("timeout", "unavailable", "error")
-"""Why an attempt may be repeated: it took too long, its service was away, it raised anything else."""
+RETRY_REASONS: Final = ("timeout", "unavailable", "error", "bad_result")
+"""Why an attempt may be repeated: too slow, its service is away, it raised, it returned no JSON."""
 
 MAX_TIMEOUT_MS: Final = 2 * 3600 * 1000
 MAX_RETRIES: Final = 10
@@ -151,8 +151,11 @@ class StepType(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A compiled flow. ``index`` finds a step's place in ``steps``; ``exposed`` are the variables that
-    the conversation's owner may see."""
+    """A compiled flow.
+
+    ``index`` finds a step's place in ``steps``; ``exposed`` are the variables that the conversation's
+    owner may see; ``warnings`` are the problems that did not stop it.
+    """
 
     flow_id: str
     name: str

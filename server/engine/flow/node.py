@@ -29,6 +29,7 @@ from server.engine.flow.templates import JsonTemplate, Template, compile_json_te
 __all__ = ["Findings", "JsonTemplate", "Node", "Template"]
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+FLOW_ID: Final = re.compile(r"[a-z0-9_-]{1,64}")
 ACTION_NAME: Final = re.compile(r"[A-Za-z_]\w{0,99}\.[A-Za-z_]\w{0,99}", re.ASCII)
 UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 COMMON_FIELDS: Final = ("id", "if", "goto", "timeout", "retry", "on_error", "save", "effect", "expose")
@@ -44,8 +45,11 @@ def did_you_mean(name: str, known: Collection[str]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """An expression with where it stands. ``slot`` is the slot whose value ``value`` is, in validations;
-    ``condition`` says that it must be true or false."""
+    """An expression with where it stands.
+
+    ``condition`` says that it must be true or false; ``slot`` is the slot that ``value`` stands for, in
+    validations.
+    """
 
     expression: Expression
     leaf: Leaf
@@ -75,6 +79,7 @@ class Findings:
     saves: list[tuple[Path, Tree, bool]] = field(default_factory=list)
     validated_slot: str | None = None
     exposing: bool = False
+    lost_steps: set[str] = field(default_factory=set)
 
     def add(
         self,
@@ -115,14 +120,20 @@ class Node:
         severity: Severity = "error",
     ) -> None:
         """Record a problem, at the value of ``key`` if it is there, else at this mapping."""
-        self._findings.add(rule, message, self._place(key), suggestion, severity)
+        self._findings.add(rule, message, self.place(key), suggestion, severity)
 
-    def _place(self, key: str | None) -> tuple[int, int]:
+    def place(self, key: str | None) -> tuple[int, int]:
+        """Return line and column of the key's value, else of this mapping."""
         if key is None or key not in self._fields:
             return self.line, self.column
         name, value = self._fields[key]
         empty = isinstance(value, Leaf) and value.value is None and not value.text
         return (name.line, name.column) if empty else (value.line, value.column)
+
+    def key_place(self, key: str) -> tuple[int, int]:
+        """Return line and column of a key that is there."""
+        name, _ = self._fields[key]
+        return name.line, name.column
 
     # -- what is there -----------------------------------------------------------------------------
 
