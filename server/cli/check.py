@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rich_click as click
 
 from server.cli.errors import FAILED, OK, USAGE, CliError
-from server.cli.project import FLOW_ENDINGS, Project
+from server.cli.project import FLOW_ENDINGS, Project, shown
 from server.settings import TOML_NAME
 
 if TYPE_CHECKING:
@@ -27,50 +27,57 @@ def check(paths: tuple[Path, ...], strict: bool, as_json: bool) -> int:
     (a folder with a parley.toml, or below one) the names of actions are checked too, so the modules of
     its `actions` are imported.
     """
-    files = [file for path in paths or (Path(),) for file in _files(path)]
-    problems: list[Problem] = []
-    for file, names in files:
-        problems += _problems(file, names)
+    targets = [_target(path) for path in paths or (Path(),)]
+    problems = [problem for target in targets for problem in _problems(target)]
+    files = sum(target.files for target in targets)
     errors = sum(strict or problem.severity == "error" for problem in problems)
     if as_json:
         report: dict[str, Any] = {
             "ok": errors == 0,
-            "files": [str(file) for file, _ in files],
+            "files": files,
             "problems": [dataclasses.asdict(problem) for problem in problems],
         }
         click.echo(json.dumps(report))
     else:
         for problem in problems:
             click.echo(str(problem))
-        click.echo(_summary(len(files), errors, len(problems) - errors), err=True)
+        click.echo(_summary(files, errors, len(problems) - errors), err=True)
     return FAILED if errors else OK
 
 
-def _files(path: Path) -> Iterator[tuple[Path, frozenset[str] | None]]:
-    """Yield the flow files that an argument names, each with the actions that it may call."""
+class _Target(NamedTuple):
+    path: Path  # a flow file, or a folder of them
+    files: int
+    actions: frozenset[str] | None  # None: not known, so their names are not checked
+
+
+def _target(path: Path) -> _Target:
+    """Find out what an argument names."""
     if not path.exists():
         raise CliError(f"{path} does not exist.", USAGE)
     home = next((folder for folder in _upwards(path) if (folder / TOML_NAME).is_file()), None)
     project = Project(home or Path.cwd())
     settings = project.settings({})
-    if path.is_file():
-        files = [path]
-    elif home == path.resolve() or (home is None and not paths_of(path)):
-        folder = settings.flows if home else path.resolve() / "flows"
-        if not folder.is_dir():
-            raise CliError(f"there is no flows folder {_short(folder)}; name the files to check.", USAGE)
-        files = paths_of(folder)
-    else:
-        files = paths_of(path)
-    if not files:
-        raise CliError(f"there are no flow files in {path}; they end in {', '.join(FLOW_ENDINGS)}.", USAGE)
     names = _action_names(project, settings.actions) if home or settings.actions else None
-    yield from ((Path(_short(file)), names) for file in files)
+    if path.is_file():
+        return _Target(path, 1, names)
+    folder = path
+    if not _flow_files(path) or home == path.resolve():
+        folder = settings.flows if home == path.resolve() else path / "flows"
+    if not folder.is_dir():
+        raise CliError(
+            f"there are no flows in {shown(folder)}; name the files or the folder to check.", USAGE
+        )
+    files = len(_flow_files(folder))
+    if not files:
+        raise CliError(f"there are no flow files ({', '.join(FLOW_ENDINGS)}) in {shown(folder)}.", USAGE)
+    return _Target(Path(shown(folder)), files, names)
 
 
-def paths_of(folder: Path) -> list[Path]:
-    """Return the flow files of a folder, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix in FLOW_ENDINGS)
+def _flow_files(folder: Path) -> Sequence[Path]:
+    return [
+        path for path in folder.iterdir() if path.suffix in FLOW_ENDINGS and not path.name.startswith(".")
+    ]
 
 
 def _upwards(path: Path) -> Iterator[Path]:
@@ -88,24 +95,21 @@ def _action_names(project: Project, modules: tuple[str, ...]) -> frozenset[str]:
         raise CliError(f"the actions cannot be loaded: {error}", USAGE) from None
 
 
-def _problems(file: Path, names: frozenset[str] | None) -> "tuple[Problem, ...]":
-    from server.engine.flow.loader import check_flow
+def _problems(target: _Target) -> "Sequence[Problem]":
+    from server.engine.flow.loader import compile_flow, load_folder
+    from server.engine.flow.model import FlowInvalid
 
+    if target.path.is_dir():
+        return load_folder(target.path, target.actions).problems
     try:
-        source = file.read_text(encoding="utf-8")
+        source = target.path.read_text(encoding="utf-8")
+        return compile_flow(source, str(target.path), actions=target.actions).warnings
+    except FlowInvalid as error:
+        return error.problems
     except UnicodeDecodeError:
-        raise CliError(f"{file} is not UTF-8 text.", USAGE) from None
+        raise CliError(f"{target.path} is not UTF-8 text.", USAGE) from None
     except OSError as error:
-        raise CliError(f"{file} cannot be read: {error.strerror}.", USAGE) from None
-    return check_flow(source, str(file), names)
-
-
-def _short(path: Path) -> str:
-    """Return a path as somebody in the current folder would write it."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+        raise CliError(f"{target.path} cannot be read: {error.strerror}.", USAGE) from None
 
 
 def _summary(files: int, errors: int, warnings: int) -> str:

@@ -5,6 +5,7 @@ while ``dev`` runs, its address; so ``chat`` and ``token`` beside it need to be 
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -18,6 +19,7 @@ from server.settings import TOML_NAME, Settings, SettingsInvalid
 
 STATE_NAME: Final = ".parley"
 DEV_TENANT: Final = "default"
+DEV_USER: Final = "dev"
 
 FLOW_ENDINGS: Final = (".yaml", ".yml", ".json")
 
@@ -103,23 +105,34 @@ class Project:
                 CANNOT_START,
             ) from None
 
+    def make_state(self) -> None:
+        """Make the folder for what ``dev`` keeps, if there is none.
+
+        Raises:
+            CliError: it cannot be made or written to.
+        """
+        try:
+            self.state.mkdir(mode=0o700, exist_ok=True)
+            ignore = self.state / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n", encoding="ascii")
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if not os.access(self.state, os.W_OK | os.X_OK):
+            raise self._unwritable(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
     def make_secret(self) -> str:
         """Return the secret that ``dev`` keeps, made now if there is none; it outlives every restart.
 
         Raises:
-            CliError: the folder cannot be written to.
+            CliError: it cannot be written or read.
         """
         try:
-            self._make_state_folder()
             if self.secret() is None:
                 self._write_secret(secrets.token_hex(32))
             self._secret_path.chmod(0o600)
         except OSError as error:
-            raise CliError(
-                f"{self.state} cannot be written ({_reason(error)}); `dev` keeps its secret and its store "
-                "there: give yourself the permission, or copy the project.",
-                CANNOT_START,
-            ) from None
+            raise self._unwritable(error) from None
         secret = self.secret()
         assert secret is not None
         return secret
@@ -150,11 +163,12 @@ class Project:
     def _address_path(self) -> Path:
         return self.state / "dev.json"
 
-    def _make_state_folder(self) -> None:
-        self.state.mkdir(mode=0o700, exist_ok=True)
-        ignore = self.state / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n", encoding="ascii")
+    def _unwritable(self, error: OSError) -> CliError:
+        return CliError(
+            f"{self.state} cannot be written ({_reason(error)}); `dev` keeps its secret and its store there: "
+            "give yourself the permission, or copy the project.",
+            CANNOT_START,
+        )
 
     def _write_secret(self, secret: str) -> None:
         """Write the secret whole or not at all; of two that start together, the first one's counts."""
@@ -175,3 +189,9 @@ def _has_flows(folder: Path) -> bool:
 
 def _reason(error: Exception) -> str:
     return (error.strerror or "") if isinstance(error, OSError) else "not text"
+
+
+def shown(path: Path) -> str:
+    """Return a path as somebody in the current folder would write it."""
+    here, resolved = Path.cwd(), path.resolve()
+    return str(resolved.relative_to(here)) if resolved.is_relative_to(here) else str(path)

@@ -1,0 +1,35 @@
+"""``parley serve``."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from server.cli.options import overrides_of, with_project, with_settings
+from server.cli.project import Project
+from server.cli.serving import check_flows_folder, run_server
+
+if TYPE_CHECKING:
+    from server.app import Application
+
+
+@click.command()
+@with_project
+@with_settings
+@click.option("--json", "as_json", is_flag=True, help="When ready, print a JSON object with the URL.")
+def serve(place: Path | None, as_json: bool, **flags: Any) -> int:
+    """Serve a project in production, until SIGTERM or Ctrl-C.
+
+    It needs PARLEY_JWT_SECRET, and refuses to start with a broken flow. When it is ready it prints its
+    URL, and /readyz answers 200. Told to stop, it lets running steps finish (PARLEY_DRAIN_SECONDS) and
+    sends its clients elsewhere; the exit code is then 0.
+    """
+    project = Project.at(place)
+    settings = project.settings(overrides_of(flags), needs_secret=True)
+    check_flows_folder(settings)
+
+    def on_ready(app: "Application") -> None:
+        click.echo(json.dumps({"url": app.url}) if as_json else f"Parley serves on {app.url}")
+
+    return run_server(project, settings, dev=False, on_ready=on_ready)

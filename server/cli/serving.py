@@ -1,0 +1,74 @@
+"""Running a server from the command line: what can go wrong at its start, as sentences."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from server.cli.errors import CANNOT_START, CliError
+from server.cli.project import Project, shown
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.app import Application
+
+
+def check_flows_folder(settings: Settings) -> None:
+    """Refuse a flows folder that is not there.
+
+    Raises:
+        CliError: with what to do.
+    """
+    if not settings.flows.is_dir():
+        raise CliError(
+            f"there is no flows folder {shown(settings.flows)}: go to the project's folder, name it on the "
+            "command line, or set PARLEY_FLOWS.",
+            CANNOT_START,
+        )
+
+
+def run_server(
+    project: Project, settings: Settings, *, dev: bool, on_ready: "Callable[[Application], None]"
+) -> int:
+    """Serve until a signal ends it. Return the exit code.
+
+    Raises:
+        CliError: it cannot start.
+    """
+    from server.app import serve
+    from server.engine.actions import ActionsInvalid
+    from server.telemetry.logs import configure_logging
+    from storage.base import StoreLocked, StoreTooNew, StoreUnavailable
+
+    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else ""
+    configure_logging(settings.log_level, settings.log_format, secrets=[secret])
+    project.import_actions_from()
+    try:
+        return _run(serve(settings, dev=dev, on_ready=on_ready))
+    except (StoreLocked, StoreTooNew, StoreUnavailable) as error:
+        raise CliError(f"{error}.", CANNOT_START) from None
+    except ActionsInvalid as error:
+        raise CliError(f"the actions cannot be loaded: {error}", CANNOT_START) from None
+    except OSError as error:
+        raise CliError(_why_not_listening(settings, error), CANNOT_START) from None
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def _why_not_listening(settings: Settings, error: OSError) -> str:
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {settings.port} is taken: stop what listens on {where}, or choose another by --port."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"listening on {where} is not permitted: ports below 1024 need privileges, take a higher one."
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return (
+            f"{settings.host} is no address of this machine: set PARLEY_HOST to one, or to 0.0.0.0 for all."
+        )
+    return f"the server cannot listen on {where}: {error.strerror or 'unknown reason'}."
