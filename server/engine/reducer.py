@@ -809,18 +809,18 @@ def _wake(draft: Draft, wake: Wake) -> Reduction | None:
     if lease is not None and lease.until > draft.now and wake.reason == "due":
         return None
     if not draft.attempts:
-        draft.cause = None if wake.reason == "continue" else "recovery"
+        _because(draft, None if wake.reason == "continue" else "recovery")
         _walk(draft, draft.step_id)
         return _reduction(draft)
     attempt = draft.attempts[0]
     if attempt.retry_at is not None:
         if attempt.retry_at > draft.now:
             return None
-        draft.cause = "retry"
+        _because(draft, "retry")
         again = replace(attempt, retry_at=None, number=attempt.number + 1, started_at=draft.now)
         _go_on(draft, Effect(again))
         return _reduction(draft)
-    draft.cause = "recovery"
+    _because(draft, "recovery")
     try:
         step = cast("EffectStep", _current_step(draft))
         outcome = step.recovered(draft, attempt)
@@ -829,6 +829,13 @@ def _wake(draft: Draft, wake: Wake) -> Reduction | None:
     draft.attempts = tuple(other for other in draft.attempts if other.key != attempt.key)
     _go_on(draft, outcome)
     return _reduction(draft)
+
+
+def _because(draft: Draft, cause: str | None) -> None:
+    """Say in the rest of the turn's events why it goes on by itself."""
+    draft.cause = cause
+    if draft.turn is not None and cause is not None:
+        draft.turn = replace(draft.turn, cause=cause)
 
 
 # --- deletion -------------------------------------------------------------------------------------

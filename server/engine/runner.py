@@ -562,6 +562,7 @@ class Engine:
             and running.task is not asyncio.current_task()
         ):
             running.task.cancel()
+            del self._running[key]
         self._publish(Publication(record, commit.batch))
         for attempt in reduction.effects:
             self._launch(key, record, attempt)

@@ -34,6 +34,7 @@ class Talk:
         sole_writer: bool = True,
     ) -> None:
         self.clock = clock or VirtualClock()
+        self._owns_store = store is None
         self.store: Any = store or MemoryStore(clock=self.clock.now)
         self.catalog = Catalog(self.store)
         for source in flows:
@@ -52,7 +53,8 @@ class Talk:
         self._keys = 0
 
     async def __aenter__(self) -> "Talk":
-        await self.store.open()
+        if self._owns_store:
+            await self.store.open()
         await self.engine.start()
         return self
 

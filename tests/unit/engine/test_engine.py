@@ -10,6 +10,7 @@ from server.auth.principal import Principal
 from server.engine.actions import ActionContext, ActionFailed
 from storage.models import INBOX_MAX_ENTRIES
 from tests.support.talk import Talk, replies
+from tests.support.world import VirtualClock
 
 FORM = """
 flow: order
@@ -69,8 +70,8 @@ async def test_a_form_asks_reads_and_answers() -> None:
 
 async def test_the_starting_message_fills_slots_but_not_text_ones() -> None:
     async with Talk(FORM) as talk:
-        assert replies(await talk.say("2 milk please")) == ["Anything else?"]
-        assert (await talk.record()).slots == {"what": "milk", "count": 2}
+        assert replies(await talk.say("some milk please")) == ["How many?"]
+        assert (await talk.record()).slots == {"what": "milk"}
 
 
 async def test_an_invalid_value_is_asked_again_and_exhausts() -> None:
@@ -219,6 +220,20 @@ async def test_flow_id_counts_only_when_a_flow_starts() -> None:
     async with Talk(FORM) as talk:
         await talk.say("hi")
         assert replies(await talk.say("milk", flow_id="nope")) == ["How many?"]
+
+
+class StoppedClock(VirtualClock):
+    """The clock of an instance that is stalled: time goes on for the others, its own sleeps never end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others = VirtualClock()
+
+    def now(self) -> int:
+        return self.others.now()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.get_running_loop().create_future()
 
 
 class Lab:
@@ -432,13 +447,16 @@ async def test_a_reconciliation_that_finds_nothing_runs_the_write_again() -> Non
 async def test_another_instance_recovers_what_a_dead_one_left(effect: str, extra: str, calls: int, said: str) -> None:
     """read and idempotent effects are run again; a write follows its on_unknown."""
     lab = Lab()
-    dead = Talk(act(effect, extra), actions={"lab.run": lab.run}, instance_id="dead", sole_writer=False)
+    clock = StoppedClock()
+    dead = Talk(
+        act(effect, extra), actions={"lab.run": lab.run}, clock=clock, instance_id="dead", sole_writer=False
+    )
     await dead.store.open()
     await dead.say("go", key="first-turn")
     await dead.rest()
     lab.outcomes = [{"n": 2}]
     async with Talk(
-        act(effect, extra), actions={"lab.run": lab.run}, store=dead.store, clock=dead.clock, sole_writer=False
+        act(effect, extra), actions={"lab.run": lab.run}, store=dead.store, clock=clock.others, sole_writer=False
     ) as talk:
         await talk.wait(14_000)
         assert len(lab.calls) == 1
@@ -469,25 +487,26 @@ async def test_progress_is_told_while_an_effect_runs() -> None:
 async def test_a_loop_fails_the_execution_and_shows_itself() -> None:
     loop = "flow: loop\nsteps:\n  - {id: a, set: {variables.x: 1}}\n  - {id: b, say: x, goto: a}\n"
     async with Talk(loop) as talk:
-        done = await talk.say("go")
-        assert done.status == "failed"
-        assert done.result is not None
-        assert done.result["error"]["code"] == "loop_detected"
-        assert "a -> b" in done.result["error"]["message"] or "b -> a" in done.result["error"]["message"]
+        await talk.say("go")
+        await talk.rest()
+        error = (await talk.events("turn.failed"))[0].data["error"]
+        assert error["code"] == "loop_detected"
+        assert "a -> b" in error["message"] or "b -> a" in error["message"]
+        assert (await talk.record()).status == "failed"
 
 
 async def test_a_turn_that_outgrows_a_commit_is_split_at_a_step() -> None:
-    steps = "".join(f"  - {{id: s{i}, say: '{'x' * 20_000}'}}\n" for i in range(20))
+    steps = "".join(f"  - {{id: s{i}, say: '{'x' * 20_000}'}}\n" for i in range(12))
     async with Talk(f"flow: long\nsteps:\n{steps}") as talk:
         first = await talk.say("go", key="first-turn")
         assert first.status == "running"
         await talk.rest(200)
         record = await talk.record()
         assert (record.status, record.lease) == ("completed", None)
-        assert len(await talk.texts()) == 20
+        assert len(await talk.texts()) == 12
         assert (await talk.say("go", key="first-turn")).status == "completed"
         batches = await talk.store.events("t", "c1", record.epoch, 0, limit=10_000, max_bytes=1 << 30)
-        assert len(batches) > 3
+        assert len(batches) >= 3
 
 
 async def test_a_value_that_is_too_large_fails_the_step_only() -> None:
