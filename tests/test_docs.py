@@ -1,0 +1,129 @@
+"""What the pages say is true: snippets compile, commands exist, links lead somewhere."""
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from server.cli.group import COMMANDS, command
+from server.engine.flow.loader import compile_flow
+from server.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/*/README.md"),
+        *ROOT.glob("clients/*/README.md"),
+    ]
+)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+SETTING = re.compile(r"\bPARLEY_[A-Z_]+[A-Z]\b")
+NOT_SETTINGS = {"PARLEY_TOKEN", "PARLEY_TEST_REQUIRE"}
+
+
+class Snippet(NamedTuple):
+    """A fenced block; ``line`` is its first line in the page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+
+def snippets_of(page: Path) -> Iterator[Snippet]:
+    text = page.read_text()
+    for match in FENCE.finditer(text):
+        yield Snippet(page, text.count("\n", 0, match.start()) + 2, match[1], match[2])
+
+
+SNIPPETS = [snippet for page in PAGES for snippet in snippets_of(page)]
+
+
+def each(language: str) -> pytest.MarkDecorator:
+    found = [snippet for snippet in SNIPPETS if snippet.language == language]
+    names = [f"{snippet.page.relative_to(ROOT)}:{snippet.line}" for snippet in found]
+    return pytest.mark.parametrize("snippet", found, ids=names)
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+
+
+def commands_of(snippet: Snippet) -> Iterator[list[str]]:
+    """Yield each command as words, without variables before it and without ``export NAME="$(...)"``."""
+    for line in snippet.text.splitlines():
+        inner = re.sub(r'^export \w+="\$\((.*)\)"$', r"\1", line)
+        words = shlex.split(inner, comments=True)
+        while words and re.fullmatch(r"\w+=.*", words[0]):
+            words.pop(0)
+        if words:
+            yield words
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_fenced_block_says_what_it_is() -> None:
+    known = {"sh", "yaml", "toml", "python", "text", "json"}
+    assert [snippet for snippet in SNIPPETS if snippet.language not in known] == []
+
+
+@each("yaml")
+def test_a_flow_on_a_page_compiles(snippet: Snippet) -> None:
+    flow = compile_flow(snippet.text, snippet.page.name)
+    assert not flow.warnings
+
+
+@each("python")
+def test_python_on_a_page_is_python(snippet: Snippet) -> None:
+    ast.parse(snippet.text)
+
+
+@each("toml")
+def test_settings_on_a_page_are_settings(snippet: Snippet) -> None:
+    assert tomllib.loads(snippet.text).keys() <= Settings.model_fields.keys()
+
+
+@each("sh")
+def test_a_command_on_a_page_can_be_typed(snippet: Snippet) -> None:
+    for words in commands_of(snippet):
+        match words:
+            case ["make", *arguments]:
+                assert {word for word in arguments if "=" not in word} <= targets()
+            case [".venv/bin/parley" | "parley", name, *arguments]:
+                assert name in COMMANDS
+                command(name).make_context(name, arguments)  # raises where an option is unknown
+            case [".venv/bin/pip" | "pip", "install", *_]:
+                continue
+            case _:
+                pytest.fail(f"{snippet.page.name}: nobody checks {shlex.join(words)}")
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@each_page
+def test_settings_that_a_page_names_exist(page: Path) -> None:
+    named = set(SETTING.findall(page.read_text())) - NOT_SETTINGS
+    assert {name.removeprefix("PARLEY_").lower() for name in named} <= Settings.model_fields.keys()
+
+
+def test_what_the_coverage_table_points_at_exists() -> None:
+    """Paths in its second and third columns are files or folders; a folder of tests has tests in it."""
+    text = (ROOT / "docs/reference/coverage.md").read_text()
+    rooms = r"`((?:server|storage|protocol|tests|examples|clients)/?[\w/.]*)`"
+    named = {path for line in text.splitlines() if line.startswith("|") for path in re.findall(rooms, line)}
+    assert sorted(path for path in named if not (ROOT / path).exists()) == []
+    empty = [path for path in named if path.startswith("tests/") and not path.endswith(".py")]
+    assert sorted(path for path in empty if not list((ROOT / path).rglob("test_*.py"))) == []
