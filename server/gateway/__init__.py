@@ -1,0 +1,1 @@
+"""Sockets and HTTP in, bytes out; no decisions."""

@@ -1,0 +1,1 @@
+"""The REST surface: health, status, metrics, visitors; typed errors; request ids."""

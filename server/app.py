@@ -1,0 +1,383 @@
+"""The composition root: the one place where the parts of the server meet.
+
+``build`` makes an ``Application`` of settings and opens nothing; ``startup`` opens; ``serve`` runs it on
+uvicorn until a signal ends it.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
+
+import uvicorn
+from storage.open import open_bus, open_store
+
+from protocol.codec import CodecLimits
+from protocol.frames import SUBPROTOCOL
+from protocol.session import SessionLimits
+from server.auth.origins import OriginPolicy
+from server.auth.tokens import TokenVerifier
+from server.auth.visitors import Visitors
+from server.delivery.hub import Hub
+from server.engine.actions import Actions
+from server.engine.catalog import Catalog
+from server.engine.clock import StoreClock
+from server.engine.flow.loader import FolderReport
+from server.engine.flow.model import FlowInvalid
+from server.engine.runner import Engine, EngineOptions
+from server.engine.sweeper import Sweeper
+from server.gateway.drain import Drain
+from server.gateway.http import BoundedHttp
+from server.gateway.rest.envelope import App, Receive, Scope, Send
+from server.gateway.rest.health import Health, Readiness
+from server.gateway.rest.routes import rest_app
+from server.gateway.rest.visitors import VisitorRoutes
+from server.gateway.websocket import Gateway
+from server.gateway.wheel import Wheel
+from server.gateway.wire import WebSocketWire
+from server.handlers.services import Services
+from server.limits.connections import ConnectionCounter
+from server.settings import Settings
+from server.telemetry.metrics import Metrics
+from server.version import version as server_version
+from storage.base import EventBus, Store
+
+GRACEFUL_S: Final = 2
+"""What uvicorn may still take after the drain."""
+BACKLOG: Final = 2048
+
+
+def monotonic_ms() -> int:
+    """Return the time of sessions and outboxes: it never runs backwards."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class Application:
+    """One instance of the server. Made by ``build``.
+
+    Attributes:
+        asgi: the ASGI application; it starts and stops this one through lifespan, unless that is off.
+        url: where it is reached, once it listens.
+        flows: what was found in the flows folder at the start.
+    """
+
+    def __init__(self, settings: Settings, store: Store, bus: EventBus | None, *, dev: bool) -> None:
+        self.settings = settings
+        self.url = ""
+        self.flows = FolderReport((), ())
+        self.store = store
+        self.metrics = Metrics()
+        self.readiness = Readiness(store.ping)
+        self._dev = dev
+        self._bus = bus
+        actions = Actions.load(settings.actions)
+        clock = StoreClock(store)
+        self.catalog = Catalog(store, actions.names)
+        self.hub = Hub(store=store, read=self._read, now_ms=monotonic_ms, bus=bus, on_engine=self._on_engine)
+        self.engine = Engine(
+            store=store,
+            clock=clock,
+            catalog=self.catalog,
+            actions=actions,
+            publish=self.hub.publish,
+            tell_owner=self.hub.tell_owner,
+            options=EngineOptions(instance_id=settings.instance_id or ""),
+            sole_writer=store.embedded,
+        )
+        self.sweeper = Sweeper(store, clock, self.engine, settings.sweep_seconds)
+        self.wheel = Wheel(monotonic_ms, self.hub.tick)
+        self.gateway = self._gateway()
+        self.drain = Drain(self.gateway, self.readiness, self._stop_engine)
+        self._rest = rest_app([*self._health().routes(), *self._visitor_routes()], self.metrics)
+        self.asgi: App = self._serve
+        self._read_metrics()
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def startup(self) -> None:
+        """Open everything. Once it returns, the instance works.
+
+        Raises:
+            StoreLocked, StoreTooNew, StoreUnavailable: the store cannot be used.
+            FlowInvalid: a flow is broken (``dev`` goes on without it).
+        """
+        if self.readiness.started:
+            return
+        await self.store.open()
+        try:
+            if self._bus is not None:
+                await self._bus.open()
+            self.flows = await self.catalog.load_folder(self.settings.flows)
+            if not self.flows.ok and not self._dev:
+                raise FlowInvalid(self.flows.problems)
+            await self.hub.start()
+            await self.engine.start()
+            await self.sweeper.start()
+            await self.wheel.start()
+        except BaseException:
+            await self.store.close()
+            raise
+        self.readiness.started = True
+
+    async def shutdown(self) -> None:
+        """Release everything, in the opposite order. Safe to call after ``drain``, and twice."""
+        self.drain.begin()
+        await self.wheel.stop()
+        await self._stop_engine(0)
+        await self.hub.stop()
+        if self._bus is not None:
+            await self._bus.close()
+        await self.store.close()
+
+    async def _stop_engine(self, grace_seconds: float) -> None:
+        await self.sweeper.stop()
+        await self.engine.stop(grace_seconds)
+
+    # --- how the parts meet -----------------------------------------------------------------------
+
+    async def _read(self, tenant_id: str, conversation_id: str) -> Any:
+        return await self.engine.read(tenant_id, conversation_id)
+
+    def _on_engine(self, tenant_id: str, conversation_id: str) -> None:
+        self.engine.on_bus(tenant_id, conversation_id)
+
+    def _gateway(self) -> Gateway:
+        settings = self.settings
+        codec = CodecLimits(settings.max_frame_bytes, settings.message_max_chars)
+        verifier = TokenVerifier.from_settings(settings)
+        return Gateway(
+            services=Services(
+                engine=self.engine,
+                hub=self.hub,
+                store=self.store,
+                verify=lambda token: verifier.verify(token, time.time()),
+                wall_s=time.time,
+                limits=codec,
+                frames_per_second=settings.frames_per_second,
+                metrics=self.metrics,
+            ),
+            limits=SessionLimits(codec, settings.frames_per_second),
+            origins=OriginPolicy(settings.origins),
+            counter=ConnectionCounter(
+                per_principal=settings.connections_per_principal,
+                per_instance=settings.connections_per_instance,
+            ),
+            wheel=self.wheel,
+            now_ms=monotonic_ms,
+        )
+
+    def _health(self) -> Health:
+        settings = self.settings
+        status = {
+            "protocols": [SUBPROTOCOL],
+            "features": {"visitors": self._dev, "store": settings.store.partition(":")[0]},
+            "limits": {
+                "max_frame_bytes": settings.max_frame_bytes,
+                "message_max_chars": settings.message_max_chars,
+                "frames_per_second": settings.frames_per_second,
+                "connections_per_principal": settings.connections_per_principal,
+            },
+        }
+        return Health(
+            readiness=self.readiness,
+            metrics=self.metrics,
+            version=server_version(),
+            environment="dev" if self._dev else "serve",
+            status=status,
+        )
+
+    def _visitor_routes(self) -> list[Any]:
+        settings = self.settings
+        if not self._dev or settings.default_tenant is None:
+            return []
+        visitors = Visitors.from_settings(settings, settings.default_tenant)
+        return VisitorRoutes(
+            visitors=visitors,
+            origins=OriginPolicy(settings.origins),
+            wall_s=time.time,
+            max_bytes=settings.max_frame_bytes,
+        ).routes()
+
+    def _read_metrics(self) -> None:
+        stats, gateway, read = self.engine.stats, self.gateway, self.metrics.read
+        read("parley_connections", "Open sockets.", "gauge", lambda: gateway.counter.count)
+        read("parley_watched_conversations", "Watched conversations.", "gauge", lambda: self.hub.watched)
+        read("parley_outbox_bytes", "Bytes waiting to be sent.", "gauge", self._outbox_bytes)
+        read("parley_effects_total", "Side effects run.", "counter", lambda: stats.effects)
+        read(
+            "parley_turns_total",
+            "Ended turns.",
+            "counter",
+            lambda: {"completed": stats.turns_completed, "failed": stats.turns_failed},
+            label="outcome",
+        )
+        read(
+            "parley_commits_total",
+            "Commits.",
+            "counter",
+            lambda: {
+                "committed": stats.commits,
+                "conflict": stats.conflicts,
+                "duplicate": stats.duplicates,
+            },
+            label="outcome",
+        )
+
+    def _outbox_bytes(self) -> int:
+        return sum(outbox.waiting_bytes for outbox in self.wheel.stalled)
+
+    # --- ASGI -------------------------------------------------------------------------------------
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self.gateway(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._rest(scope, receive, send)
+        else:
+            await _lifespan(self, receive, send)
+
+
+async def _lifespan(application: Application, receive: Receive, send: Send) -> None:
+    await receive()
+    await application.startup()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await application.shutdown()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def build(settings: Settings, *, store: Store | None = None, dev: bool = False) -> Application:
+    """Put an instance together; nothing is opened yet.
+
+    Args:
+        settings: with a ``jwt_secret``.
+        store: instead of the one that the settings name (tests).
+        dev: development: broken flows are only reported, and visitors on this machine get tokens.
+
+    Raises:
+        ActionsInvalid: ``settings.actions`` cannot be loaded.
+    """
+    # The in-process bus joins instances of one process; a server is alone in its own.
+    bus = None if settings.bus == "memory:" else open_bus(settings.bus)
+    return Application(settings, store or open_store(settings.store), bus, dev=dev)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, told by us when to stop: a signal drains first, and only then closes sockets."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        self._on_listening()
+
+
+def uvicorn_config(application: Application) -> uvicorn.Config:
+    """Return uvicorn's configuration; each line deals with a default that is wrong here (``safety.md``)."""
+    settings = application.settings
+    return uvicorn.Config(
+        application.asgi,
+        interface="asgi3",
+        lifespan="off",
+        http=BoundedHttp,
+        ws=WebSocketWire,
+        ws_max_size=settings.max_frame_bytes,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
+        ws_ping_timeout=None,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=GRACEFUL_S,
+        backlog=BACKLOG,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises OSError."""
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    dev: bool = False,
+    on_ready: Callable[[Application], None] | None = None,
+    application: Application | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Return the exit code.
+
+    Raises:
+        OSError: it cannot listen.
+        ActionsInvalid, FlowInvalid, StoreLocked, StoreTooNew, StoreUnavailable: it cannot start.
+    """
+    application = application or build(settings, dev=dev)
+    listener = listen(settings.host, settings.port)
+    try:
+        await application.startup()
+        try:
+            await _run(application, listener, on_ready)
+        finally:
+            await application.shutdown()
+    finally:
+        listener.close()
+    return 0
+
+
+async def _run(
+    application: Application, listener: socket.socket, on_ready: Callable[[Application], None] | None
+) -> None:
+    host, port = listener.getsockname()[:2]
+    application.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def on_listening() -> None:
+        if on_ready is not None:
+            on_ready(application)
+
+    server = Server(uvicorn_config(application), on_listening)
+    with _signals(lambda: _drain_then_stop(application, server), server):
+        await server.serve(sockets=[listener])
+
+
+async def _drain_then_stop(application: Application, server: uvicorn.Server) -> None:
+    try:
+        await application.drain.run(application.settings.drain_seconds)
+    finally:
+        server.should_exit = True
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], Awaitable[None]], server: uvicorn.Server) -> Iterator[None]:
+    """The first signal drains; a second Ctrl-C does not wait any longer."""
+    loop = asyncio.get_running_loop()
+    draining: list[asyncio.Future[None]] = []
+
+    def on_signal(number: int) -> None:
+        if not draining:
+            draining.append(asyncio.ensure_future(stop()))
+        elif number == signal.SIGINT:
+            server.should_exit = server.force_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

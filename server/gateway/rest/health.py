@@ -1,0 +1,140 @@
+"""Probes and numbers: ``/livez /readyz /startupz /health /metrics /v1/status``."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.gateway.rest.envelope import json_response
+from server.telemetry.metrics import CONTENT_TYPE, Metrics
+from storage.base import StoreUnavailable
+
+PING_TIMEOUT_S: Final = 2.0
+VERDICT_S: Final = 1.0
+"""How long a dependency's verdict is used again, so that probes cannot load the store."""
+SERVICE: Final = "parley"
+
+
+@dataclass(slots=True)
+class Readiness:
+    """What the probes know of this process. ``started`` and ``draining`` are set by ``app`` and ``drain``.
+
+    Attributes:
+        ping: raises StoreUnavailable unless the store serves.
+    """
+
+    ping: Callable[[], Awaitable[None]]
+    started: bool = False
+    draining: bool = False
+    _checked_at: float = -VERDICT_S
+    _verdict: dict[str, Any] = field(default_factory=dict)
+    _check: "asyncio.Task[dict[str, Any]] | None" = None
+
+    async def store(self) -> Mapping[str, Any]:
+        """Return the store's ``{status, latency_ms, reason}``, at most a second old."""
+        if time.monotonic() - self._checked_at >= VERDICT_S:
+            if self._check is None:
+                self._check = asyncio.create_task(self._ping())
+            self._verdict = await asyncio.shield(self._check)
+        return self._verdict
+
+    async def _ping(self) -> dict[str, Any]:
+        begun = time.monotonic()
+        reason = None
+        try:
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                await self.ping()
+        except TimeoutError:
+            reason = "no answer in time"
+        except StoreUnavailable:
+            reason = "cannot be reached or is full"
+        finally:
+            self._check = None
+        self._checked_at = time.monotonic()
+        latency_ms = round((self._checked_at - begun) * 1000, 1)
+        return {"status": "down" if reason else "ok", "latency_ms": latency_ms, "reason": reason}
+
+
+class Health:
+    """The routes of this module.
+
+    Args:
+        readiness: the state of the process.
+        metrics: what ``/metrics`` shows.
+        version: of the server.
+        environment: ``dev`` or ``serve``.
+        status: what ``/v1/status`` adds: features and limits.
+    """
+
+    def __init__(
+        self,
+        *,
+        readiness: Readiness,
+        metrics: Metrics,
+        version: str,
+        environment: str,
+        status: Mapping[str, Any],
+    ) -> None:
+        self._readiness = readiness
+        self._metrics = metrics
+        self._version = version
+        self._environment = environment
+        self._status = status
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/livez", self.livez, methods=["GET"]),
+            Route("/readyz", self.readyz, methods=["GET"]),
+            Route("/startupz", self.startupz, methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+            Route("/metrics", self.show_metrics, methods=["GET"]),
+            Route("/v1/status", self.status, methods=["GET"]),
+        ]
+
+    async def livez(self, _request: Request) -> Response:
+        """The process runs and its event loop answers."""
+        return json_response({"status": "ok"})
+
+    async def startupz(self, _request: Request) -> Response:
+        """It has started."""
+        started = self._readiness.started
+        return json_response({"status": "ok" if started else "starting"}, 200 if started else 503)
+
+    async def readyz(self, _request: Request) -> Response:
+        """It takes new connections: started, not draining, and the store serves."""
+        store = await self._readiness.store()
+        reason = self._not_ready(store)
+        body = {"status": reason or "ok", "checks": {"store": store}}
+        return json_response(body, 503 if reason else 200)
+
+    async def health(self, _request: Request) -> Response:
+        """One line for monitoring pages."""
+        reason = self._not_ready(await self._readiness.store())
+        body = {
+            "status": "down" if reason else "ok",
+            "service": SERVICE,
+            "version": self._version,
+            "environment": self._environment,
+        }
+        return json_response(body, 503 if reason else 200)
+
+    async def show_metrics(self, _request: Request) -> Response:
+        """All numbers, for Prometheus."""
+        return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def status(self, _request: Request) -> Response:
+        """What this server is and what it takes."""
+        return json_response({"service": SERVICE, "version": self._version, **self._status})
+
+    def _not_ready(self, store: Mapping[str, Any]) -> str | None:
+        if self._readiness.draining:
+            return "draining"
+        if not self._readiness.started:
+            return "starting"
+        return "store_unavailable" if store["status"] != "ok" else None

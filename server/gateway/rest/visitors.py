@@ -1,0 +1,111 @@
+"""``POST /v1/visitors`` in its development form: a token for whoever sits at this machine.
+
+Three locks, because a page anywhere can make a browser post to localhost: the peer is on the loopback
+interface, ``Host`` is one of this server's own names with its port (DNS rebinding), and an ``Origin``,
+where there is one, is allowed exactly. Outside development the route does not exist.
+"""
+
+import ipaddress
+from collections.abc import Callable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.errors import ErrorCode, Refused
+from server.auth.origins import OriginPolicy
+from server.auth.visitors import Visitors
+from server.gateway.rest.envelope import json_response, read_json, refuse_unknown_fields
+
+PATH: Final = "/v1/visitors"
+_FIELDS: Final = frozenset({"token"})
+_LOCAL_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
+
+
+class VisitorRoutes:
+    """The route of this module.
+
+    Args:
+        visitors: makes the tokens.
+        origins: which pages may ask.
+        wall_s: seconds since the epoch.
+        max_bytes: largest body.
+    """
+
+    def __init__(
+        self, *, visitors: Visitors, origins: OriginPolicy, wall_s: Callable[[], float], max_bytes: int
+    ) -> None:
+        self._visitors = visitors
+        self._origins = origins
+        self._wall_s = wall_s
+        self._max_bytes = max_bytes
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [Route(PATH, self.serve, methods=["POST", "OPTIONS"])]
+
+    async def serve(self, request: Request) -> Response:
+        """Answer whoever may ask at all."""
+        self._check(request)
+        return await (self.create if request.method == "POST" else self.preflight)(request)
+
+    async def create(self, request: Request) -> Response:
+        """Make a visitor, or with ``{"token": ...}`` renew one: ``{token, user_id, expires_in}``."""
+        body = await read_json(request, self._max_bytes)
+        refuse_unknown_fields(body, _FIELDS)
+        token = body.get("token")
+        if token is not None and not isinstance(token, str):
+            raise Refused(ErrorCode.BAD_REQUEST, "token must be a string.", field="token")
+        now_s = self._wall_s()
+        visitor = self._visitors.renew(token, now_s) if token else self._visitors.make(now_s)
+        return json_response(
+            {"token": visitor.token, "user_id": visitor.user_id, "expires_in": visitor.expires_in},
+            201,
+            self._cors(request),
+        )
+
+    async def preflight(self, request: Request) -> Response:
+        """Answer a browser's question ahead of a JSON post from another origin."""
+        asked = {
+            "access-control-allow-methods": "POST",
+            "access-control-allow-headers": "content-type, x-request-id, x-correlation-id",
+            "access-control-max-age": "600",
+        }
+        return Response(None, 204, {**self._cors(request), **asked})
+
+    def _check(self, request: Request) -> None:
+        peer = request.client.host if request.client else ""
+        port = (request.scope.get("server") or ("", None))[1]
+        hosts = [value.lower() for value in request.headers.getlist("host")]
+        if not _is_loopback(peer) or len(hosts) != 1 or hosts[0] not in {f"{n}:{port}" for n in _LOCAL_NAMES}:
+            raise Refused(
+                ErrorCode.PERMISSION_DENIED,
+                "Visitors without a key are for this machine only, by its local name.",
+                suggestion=f"Use http://127.0.0.1:{port}{PATH}.",
+            )
+        origins = request.headers.getlist("origin")
+        if len(origins) > 1 or (origins and not self._origins.allows(origins[0])):
+            raise Refused(
+                ErrorCode.ORIGIN_NOT_ALLOWED,
+                "This page's origin may not ask for visitors.",
+                suggestion="Add it to PARLEY_ORIGINS.",
+            )
+
+    @staticmethod
+    def _cors(request: Request) -> dict[str, str]:
+        origin = request.headers.get("origin")
+        if origin is None:
+            return {}
+        return {
+            "access-control-allow-origin": origin,
+            "access-control-expose-headers": "x-request-id, x-correlation-id, retry-after",
+            "vary": "origin",
+        }
+
+
+def _is_loopback(peer: str) -> bool:
+    try:
+        return ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False

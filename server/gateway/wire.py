@@ -1,0 +1,149 @@
+"""uvicorn's WebSocket protocol with the few things that ASGI does not give an application.
+
+What it adds to ``websockets-sansio``, and why (``safety.md``, traps):
+
+* direct, synchronous writes and the transport's pause and resume, so that an outbox needs no task;
+* a close that ends in an abort: uvicorn would wait for ever for a peer that reads nothing;
+* no pong to a peer that reads nothing: their number has no other bound;
+* no traceback in the log because a peer sent invalid UTF-8.
+
+An application finds it in its scope as ``extensions["parley.wire"]``.
+"""
+
+from typing import Any, Final, cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
+from websockets.frames import Frame
+from websockets.http11 import Request
+
+from protocol.errors import CloseCode
+from server.delivery.outbox import Outbox
+
+EXTENSION: Final = "parley.wire"
+CLOSE_TIMEOUT_S: Final = 5.0
+"""How long a peer has to answer a close frame before its socket is aborted."""
+PONG_BACKLOG_BYTES: Final = 64 * 1024
+
+_SHORT, _MIDDLE = 126, 65536
+_TEXT: Final = 0x81
+"""FIN and the opcode of text (RFC 6455, 5.2)."""
+_BAD_HANDSHAKE: Final = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class WebSocketWire(WebSocketsSansIOProtocol):
+    """One socket. Implements ``server.delivery.outbox.Wire``."""
+
+    outbox: Outbox | None = None
+
+    # --- for the outbox ---------------------------------------------------------------------------
+
+    def write(self, payload: bytes) -> None:
+        """Send one text frame; see ``Wire``.
+
+        The frame is made here: without compression a server's frame is a header and the payload, and
+        the generic path costs as much as encoding the JSON.
+        """
+        if self.close_sent or self.disconnected or self.conn.close_rcvd is not None:
+            return
+        size = len(payload)
+        if size < _SHORT:
+            header = bytes((_TEXT, size))
+        elif size < _MIDDLE:
+            header = b"\x81\x7e" + size.to_bytes(2, "big")
+        else:
+            header = b"\x81\x7f" + size.to_bytes(8, "big")
+        self.transport.write(header + payload)
+
+    def unsent_bytes(self) -> int:
+        """Return what the operating system has not taken; see ``Wire``."""
+        return 0 if self.disconnected else self.transport.get_write_buffer_size()
+
+    def close(self, code: int, reason: str) -> None:
+        """Close, and abort if the peer does not answer in time; see ``Wire``."""
+        if self.close_sent or self.disconnected:
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        try:
+            self.conn.send_close(code, reason)
+        except InvalidState:
+            return  # the peer was first
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self._abort_later()
+
+    def _abort_later(self) -> None:
+        """See to it that the socket goes, and its memory: a closing transport waits for its reader."""
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        if not self.disconnected:
+            self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
+    # --- uvicorn's hooks --------------------------------------------------------------------------
+
+    def handle_connect(self, event: Request) -> None:
+        """Offer this object to the application; its task has not begun to run yet."""
+        super().handle_connect(event)
+        if not self.close_sent:
+            extensions = cast("dict[str, Any]", self.scope["extensions"])
+            extensions[EXTENSION] = self
+
+    def forget_handshake(self) -> None:
+        """Free what only the handshake needed; it would stay for the connection's life."""
+        del self.request, self.response
+        self.scope.clear()  # type: ignore[attr-defined]
+
+    def pause_writing(self) -> None:
+        """Called by the transport above its high water mark."""
+        super().pause_writing()
+        if self.outbox is not None:
+            self.outbox.on_paused()
+
+    def resume_writing(self) -> None:
+        """Called by the transport below its low water mark."""
+        super().resume_writing()
+        if self.outbox is not None:
+            self.outbox.on_resumed()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; a handshake that websockets cannot read would be left unanswered by uvicorn."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.handshake_initiated = self.close_sent = True
+            self.transport.write(_BAD_HANDSHAKE)
+            self.transport.close()
+
+    def handle_close(self, event: Frame) -> None:
+        """Answer a close frame, or end after the answer to ours."""
+        super().handle_close(event)
+        self._abort_later()
+
+    def handle_parser_exception(self) -> None:
+        """End after what is no WebSocket frame."""
+        super().handle_parser_exception()
+        self._abort_later()
+
+    def handle_ping(self) -> None:
+        """Answer a ping, unless the peer lets the answers pile up."""
+        if self.transport.get_write_buffer_size() > PONG_BACKLOG_BYTES:
+            self.conn.data_to_send()
+        else:
+            super().handle_ping()
+
+    def send_receive_event_to_app(self) -> None:
+        """Check the encoding before uvicorn does, which would log a traceback."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self._refuse_encoding()
+                return
+        super().send_receive_event_to_app()
+
+    def _refuse_encoding(self) -> None:
+        self.conn.send_close(CloseCode.INVALID_UTF8, "a text frame must be UTF-8")
+        self.handle_parser_exception()

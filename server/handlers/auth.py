@@ -1,0 +1,12 @@
+"""``auth``: a fresh token for the same tenant and user; scopes that are gone end what needed them."""
+
+from protocol.frames import Auth
+from server.delivery import frames
+from server.handlers.services import Caller, Services
+
+
+async def handle(frame: Auth, caller: Caller, services: Services) -> bytes:
+    """Return the ``ack``, or raise Refused; then the former token goes on to count."""
+    caller.renew(services.verify(frame.token))
+    services.hub.reauthorise(caller)
+    return frames.ack(frame.id)

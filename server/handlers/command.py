@@ -1,0 +1,85 @@
+"""The five commands: from a validated frame to the engine, and its acceptance back as an ``ack``.
+
+``process reset cancel acceptance clarification`` differ in what the engine makes of them, not here.
+"""
+
+import secrets
+from time import perf_counter
+
+from protocol.codec import command_body, hash_body
+from protocol.errors import ErrorCode, Refused
+from protocol.frames import Acceptance, Cancel, Clarification, Process, Reset
+from server.auth.principal import Principal
+from server.delivery import frames
+from server.delivery.audience import audience_of, turn_view
+from server.engine.types import Accepted, Command
+from server.handlers.services import Caller, Services
+
+CommandFrame = Process | Reset | Acceptance | Clarification | Cancel
+
+
+async def submit(frame: CommandFrame, caller: Caller, services: Services) -> bytes:
+    """Have a command accepted; return its ``ack``.
+
+    Raises:
+        Refused: by the engine, or ``permission_denied`` for another tenant or user in the frame.
+    """
+    principal = caller.principal
+    body = command_body(frame)
+    user_id = acting_user(principal, body.get("user_id"))
+    require_tenant(principal, body.get("tenant_id"))
+    body_hash = hash_body(body, user_id)
+    body["user_id"] = user_id
+    body["locale"], body["timezone"] = caller.locale, caller.timezone
+    key = frame.idempotency_key or secrets.token_hex(16)
+    command = Command(frame.type, frame.conversation_id, key, body_hash, body)
+    arrived = perf_counter()
+    accepted = await services.engine.submit(command, principal)
+    if accepted.result is not None and not accepted.duplicate:
+        services.metrics.turn_seconds.observe(perf_counter() - arrived)
+    return acknowledge(frame.id, accepted, principal, user_id)
+
+
+def acting_user(principal: Principal, named: str | None) -> str:
+    """Return the user that a command acts for: oneself, or with ``users:act`` whoever is named."""
+    if named is None or named == principal.user_id:
+        return principal.user_id
+    if not principal.may("users:act"):
+        raise Refused(
+            ErrorCode.PERMISSION_DENIED,
+            "user_id names another user; that takes the scope users:act.",
+            field="user_id",
+            suggestion="Leave user_id out to act for yourself.",
+        )
+    return named
+
+
+def require_tenant(principal: Principal, named: str | None) -> None:
+    """Refuse a ``tenant_id`` that is not the credential's."""
+    if named is not None and named != principal.tenant_id:
+        raise Refused(
+            ErrorCode.PERMISSION_DENIED,
+            "tenant_id is not the tenant of your token.",
+            field="tenant_id",
+            suggestion="Leave tenant_id out; the token decides.",
+        )
+
+
+def acknowledge(frame_id: str, accepted: Accepted, principal: Principal, user_id: str) -> bytes:
+    """Return the ``ack`` of an accepted command, its result filtered for who asked."""
+    result = accepted.result
+    if result is not None:
+        audience = audience_of(principal, accepted.record)
+        if audience is None and user_id == accepted.record.user_id:
+            audience = "owner"  # a service that acts for the owner sees what the owner sees
+        result = turn_view(result, audience) if audience is not None else None
+    return frames.ack(
+        frame_id,
+        duplicate=accepted.duplicate,
+        command_id=accepted.command_id,
+        status=accepted.status,
+        execution_id=accepted.execution_id,
+        epoch=accepted.epoch,
+        offset=accepted.offset,
+        result=result,
+    )
