@@ -39,6 +39,9 @@ PREFIX: Final = "PARLEY_"
 TEST_PREFIX: Final = "PARLEY_TEST_"
 """Names below this prefix steer test programs (failpoints and the like) and are no settings."""
 
+CLIENT_NAMES: Final = frozenset({"PARLEY_URL", "PARLEY_TOKEN"})
+"""What clients (``parley chat``, programs with an SDK) are told by the environment."""
+
 TOML_NAME: Final = "parley.toml"
 DOTENV_NAME: Final = ".env"
 MIN_SECRET_BYTES: Final = 32
@@ -431,7 +434,7 @@ def _from_env(env: Mapping[str, str]) -> Iterator[_Given | Problem]:
 
 def _from_variable(name: str, value: str | None, source: str) -> _Given | Problem | None:
     """Look at one variable; those of other programs, which a ``.env`` may hold too, are left alone."""
-    if name.startswith(TEST_PREFIX):
+    if name.startswith(TEST_PREFIX) or name in CLIENT_NAMES:
         return None
     if not name.startswith(PREFIX):
         near = difflib.get_close_matches(name, _variables(), 1, 0.85)

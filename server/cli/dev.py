@@ -14,7 +14,7 @@ import rich_click as click
 from server.cli.errors import USAGE, CliError
 from server.cli.options import overrides_of, with_project, with_settings
 from server.cli.project import DEV_TENANT, DEV_USER, Project, shown
-from server.cli.serving import check_flows_folder, run_server
+from server.cli.serving import check_flows_folder, run_server, shown_url
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -94,9 +94,10 @@ class _Development:
         self._watching: asyncio.Task[None] | None = None
 
     def on_ready(self, app: "Application") -> None:
-        self._project.write_address(app.url)
+        url = shown_url(app.url)
+        self._project.write_address(url)
         _report(app.flows)
-        click.echo(_welcome(self._project, self._settings, app.url, app.catalog.flow_ids()))
+        click.echo(_welcome(self._project, self._settings, url, app.catalog.flow_ids()))
         self._watching = asyncio.create_task(self._watch(app.catalog))
 
     async def _watch(self, catalog: "Catalog") -> None:

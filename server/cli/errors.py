@@ -13,7 +13,7 @@ EXIT_CODES: Final = {
     OK: "It worked; for `dev` and `serve`: it was told to stop and stopped in good order.",
     FAILED: "It ran, and the answer is no: `check` found problems, or a message of `chat` was refused.",
     USAGE: "The command line or the settings are wrong.",
-    CANNOT_START: "`dev` or `serve` cannot start: port or store taken, flows missing or broken, ....",
+    CANNOT_START: "`dev` or `serve` cannot start: port or store are taken, flows are missing or broken.",
     UNREACHABLE: "`chat` cannot reach the server, or the server turned it away.",
     INTERRUPTED: "`chat` was interrupted by Ctrl-C.",
 }

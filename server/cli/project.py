@@ -144,7 +144,7 @@ class Project:
 
     def forget_address(self) -> None:
         """Take the note away, if it is still ours."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if json.loads(self._address_path.read_text(encoding="utf-8"))["pid"] == os.getpid():
                 self._address_path.unlink()
 

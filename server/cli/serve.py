@@ -8,7 +8,7 @@ import rich_click as click
 
 from server.cli.options import overrides_of, with_project, with_settings
 from server.cli.project import Project
-from server.cli.serving import check_flows_folder, run_server
+from server.cli.serving import check_flows_folder, run_server, shown_url
 
 if TYPE_CHECKING:
     from server.app import Application
@@ -30,6 +30,7 @@ def serve(place: Path | None, as_json: bool, **flags: Any) -> int:
     check_flows_folder(settings)
 
     def on_ready(app: "Application") -> None:
-        click.echo(json.dumps({"url": app.url}) if as_json else f"Parley serves on {app.url}")
+        url = shown_url(app.url)
+        click.echo(json.dumps({"url": url}) if as_json else f"Parley serves on {url}")
 
     return run_server(project, settings, dev=False, on_ready=on_ready)

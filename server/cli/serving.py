@@ -38,6 +38,7 @@ def run_server(
     """
     from server.app import serve
     from server.engine.actions import ActionsInvalid
+    from server.engine.flow.model import FlowInvalid
     from server.telemetry.logs import configure_logging
     from storage.base import StoreLocked, StoreTooNew, StoreUnavailable
 
@@ -50,8 +51,18 @@ def run_server(
         raise CliError(f"{error}.", CANNOT_START) from None
     except ActionsInvalid as error:
         raise CliError(f"the actions cannot be loaded: {error}", CANNOT_START) from None
+    except FlowInvalid as error:
+        problems = "".join(f"\n  {problem}" for problem in error.problems)
+        raise CliError(
+            f"there are broken flows; mend them, or serve others:{problems}", CANNOT_START
+        ) from None
     except OSError as error:
         raise CliError(_why_not_listening(settings, error), CANNOT_START) from None
+
+
+def shown_url(url: str) -> str:
+    """Return a server's URL as one can call it: one that listens on all addresses, on this machine's own."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:

@@ -122,6 +122,10 @@ def test_names_of_test_programs_are_left_alone(folder: Path) -> None:
     assert load(folder, {"PARLEY_TEST_FAILPOINT": "x", "PATH": "/bin"}, dotenv="PARLEY_TEST_A=1\n")
 
 
+def test_names_of_clients_are_left_alone(folder: Path) -> None:
+    assert load(folder, {"PARLEY_TOKEN": "x", "PARLEY_URL": "http://h"}, dotenv="PARLEY_TOKEN=x\n")
+
+
 def test_settings_are_frozen(folder: Path) -> None:
     settings = load(folder)
     with pytest.raises(ValueError, match="frozen"):

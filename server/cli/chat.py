@@ -1,0 +1,357 @@
+"""``parley chat``."""
+
+import asyncio
+import codecs
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import rich_click as click
+
+from server.cli.errors import FAILED, OK, UNREACHABLE, USAGE, CliError
+from server.cli.options import with_project
+from server.cli.project import DEV_TENANT, DEV_USER, Project
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from parley_client import AsyncConversation, AsyncParley, ConnectionEvent, ParleyError, TurnStream
+
+    from server.cli.screen import Screen
+
+TOKEN_TTL_S: Final = 3600
+HELP: Final = """\
+/new       begin another conversation
+/reset     begin this one afresh
+/cancel    cancel what runs
+/state     show where the conversation stands
+/history   show the last messages
+/quit      leave (so does Ctrl-D)
+A number presses the button of that number. Everything else is said; `//x` says `/x`."""
+
+
+@click.command()
+@with_project
+@click.option("--conversation", metavar="ID", help="The conversation to go on with. [default: a new one]")
+@click.option(
+    "--user",
+    "user_id",
+    metavar="U",
+    default=DEV_USER,
+    show_default=True,
+    help="Who you are, where the token is made here.",
+)
+@click.option(
+    "--flow", "flow_id", metavar="FLOW", help="The flow to start with. [default: the one that fits]"
+)
+@click.option(
+    "--url",
+    metavar="URL",
+    envvar="PARLEY_URL",
+    help="The server. [default: PARLEY_URL, else the project's `dev`]",
+)
+@click.option(
+    "--token",
+    metavar="TOKEN",
+    envvar="PARLEY_TOKEN",
+    help="Your token; better given as PARLEY_TOKEN. [default: made with the project's secret]",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0.1, 3600),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to try to reach the server.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each event.")
+def chat(
+    place: Path | None,
+    conversation: str | None,
+    user_id: str,
+    flow_id: str | None,
+    url: str | None,
+    token: str | None,
+    wait_s: float,
+    as_json: bool,
+) -> int:
+    """Talk to a server from the terminal.
+
+    Beside `parley dev` it needs no option. It reconnects by itself and goes on where it was. With a pipe
+    as its input it says each line, waits for the reply, and prints that; then the exit code is 1 if
+    something was refused.
+    """
+    settings, signer = _credentials(Project.at(place), token, user_id)
+    plan = _Plan(
+        url=url or Project.at(place).address() or _url_of(settings),
+        token=signer,
+        conversation_id=conversation,
+        flow_id=flow_id,
+        wait_s=wait_s,
+        as_json=as_json,
+    )
+    return asyncio.run(_chat(plan))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    url: str
+    token: str | Callable[[], str]
+    conversation_id: str | None
+    flow_id: str | None
+    wait_s: float
+    as_json: bool
+
+
+def _credentials(
+    project: Project, token: str | None, user_id: str
+) -> tuple[Settings, str | Callable[[], str]]:
+    """Return the settings, and the token or what makes fresh ones."""
+    settings = project.settings({})
+    if token:
+        return settings, token
+    if settings.jwt_secret is None:
+        secret = project.secret()
+        if secret is None:
+            raise CliError(
+                "there is no token: go to the folder in which `parley dev` runs (or name it: `parley chat "
+                "PROJECT`), or set PARLEY_TOKEN.",
+                USAGE,
+            )
+        settings = project.settings({"jwt_secret": secret}, defaults={"default_tenant": DEV_TENANT})
+    if settings.default_tenant is None:
+        raise CliError("there is no tenant to be in: set PARLEY_TOKEN to a token that names one.", USAGE)
+    return settings, _signer(settings, user_id)
+
+
+def _signer(settings: Settings, user_id: str) -> Callable[[], str]:
+    from server.auth.tokens import claim_names_of, issue_token, trust_of
+
+    trust, names, tenant_id = trust_of(settings), claim_names_of(settings), settings.default_tenant
+
+    def sign() -> str:
+        return issue_token(
+            trust, user_id=user_id, tenant_id=tenant_id, ttl_s=TOKEN_TTL_S, now_s=time.time(), claims=names
+        )
+
+    return sign
+
+
+def _url_of(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://{host}:{settings.port}"
+
+
+async def _chat(plan: _Plan) -> int:
+    from parley_client import AsyncParley, ParleyError
+
+    from server.cli.screen import Screen
+
+    lively = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty() and not plan.as_json
+    screen = Screen(sys.stdout, sys.stderr, lively=lively, as_json=plan.as_json)
+    lines = Lines()
+
+    def on_connection(event: "ConnectionEvent") -> None:
+        screen.on_connection(event)
+        if event.state == "closed":
+            lines.stop()
+
+    try:
+        parley = AsyncParley(plan.url, plan.token, on_connection=on_connection, open_timeout=plan.wait_s)
+    except ValueError as error:
+        raise CliError(f"{error}.", USAGE) from None
+    try:
+        async with parley:
+            talk = _Talk(parley, plan, screen, lines)
+            return await (talk.live() if lively else talk.piped())
+    except ParleyError as error:
+        raise CliError(_why_ended(plan, error), UNREACHABLE) from None
+
+
+def _why_ended(plan: _Plan, error: "ParleyError") -> str:
+    from parley_client import ConnectionLost, Unauthorized
+
+    if isinstance(error, ConnectionLost):
+        return f"nothing answers at {plan.url}: start `parley dev`, or name another server by --url."
+    hint = f" {error.suggestion}" if error.suggestion else ""
+    if isinstance(error, Unauthorized):
+        return f"the server at {plan.url} does not take the token: {error.message}{hint}"
+    return f"{error.message}{hint}"
+
+
+class Lines:
+    """The lines of standard input without their ends, as they come.
+
+    It waits for the descriptor and not in a thread: a thread that sits in a read of a terminal cannot be
+    ended, and holds up the end of the process.
+    """
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._wakened = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the iteration."""
+        self._stopped = True
+        self._wakened.set()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """Yield the lines; the last one may lack its end."""
+        if sys.stdin is None:
+            return
+        descriptor = sys.stdin.fileno()
+        loop = asyncio.get_running_loop()
+        waits = True
+        try:
+            loop.add_reader(descriptor, self._wakened.set)
+        except PermissionError:  # epoll takes no regular files; they can always be read
+            waits = False
+        try:
+            async for line in self._read(descriptor, waits):
+                yield line
+        finally:
+            if waits:
+                loop.remove_reader(descriptor)
+
+    async def _read(self, descriptor: int, waits: bool) -> AsyncIterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        rest, data = "", b" "
+        while data:
+            if waits:
+                await self._wakened.wait()
+                self._wakened.clear()
+            if self._stopped:
+                return
+            data = os.read(descriptor, 65536)
+            *lines, rest = (rest + decoder.decode(data, final=not data)).split("\n")
+            for line in lines:
+                yield line
+        if rest:
+            yield rest
+
+
+class _Talk:
+    """A sitting at the terminal."""
+
+    def __init__(self, parley: "AsyncParley", plan: _Plan, screen: "Screen", lines: Lines) -> None:
+        self._parley = parley
+        self._plan = plan
+        self._screen = screen
+        self._chat = parley.conversation(plan.conversation_id, flow_id=plan.flow_id)
+        self._lines = lines
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._showing: asyncio.Task[None] | None = None
+        self._failed = False
+
+    async def piped(self) -> int:
+        """Say line after line, each after the turn before it has ended."""
+        from parley_client import Refused, events
+
+        async with self._chat as chat:
+            async for line in self._lines:
+                if not line.strip():
+                    continue
+                try:
+                    async for event in self._say(chat, line):
+                        self._screen.show(event)
+                        self._failed |= isinstance(event, events.TurnFailed)
+                except Refused as error:
+                    self._parley.check()
+                    self._screen.error(error)
+                    self._failed = True
+        self._parley.check()
+        return FAILED if self._failed else OK
+
+    async def live(self) -> int:
+        """Show what happens while a person types."""
+        self._screen.notice(f"Connected to {self._plan.url}. /help tells what you can do here.")
+        await self._enter(self._chat)
+        try:
+            async for line in self._lines:
+                self._screen.entered()
+                if line.strip() == "/quit":
+                    break
+                if line.strip():
+                    await self._heed(line.strip())
+                else:
+                    self._screen.prompt()
+        finally:
+            self._screen.notice(f"\nGo on with: parley chat --conversation {self._chat.conversation_id}")
+        self._parley.check()
+        return OK
+
+    async def _enter(self, chat: "AsyncConversation") -> None:
+        if self._showing is not None:
+            self._showing.cancel()
+            self._chat.close()
+        self._chat = chat
+        await chat.ready()
+        self._screen.recall(chat.messages[-10:])
+        self._screen.prompt()
+        self._showing = asyncio.create_task(self._show(chat))
+
+    async def _show(self, chat: "AsyncConversation") -> None:
+        from parley_client import ParleyError
+
+        try:
+            async for event in chat.events():
+                self._screen.show(event)
+        except ParleyError:
+            pass  # whoever waits for the connection says why it ended
+
+    async def _heed(self, line: str) -> None:
+        """Do what one of our own commands says, or say the line."""
+        from parley_client import Refused
+
+        try:
+            match line:
+                case "/help":
+                    self._screen.notice(HELP)
+                case "/new":
+                    await self._enter(self._parley.conversation(flow_id=self._plan.flow_id))
+                    self._screen.notice("A new conversation.")
+                case "/reset":
+                    await self._chat.reset()
+                case "/cancel":
+                    await self._chat.cancel()
+                case "/state":
+                    self._screen.state(await self._chat.state())
+                case "/history":
+                    self._screen.recall((await self._chat.history(limit=20)).messages)
+                case _:
+                    self._spawn(self._settle(self._say(self._chat, line)))
+                    return
+        except Refused as error:
+            self._screen.error(error)
+        self._screen.prompt()
+
+    def _say(self, chat: "AsyncConversation", line: str) -> "TurnStream":
+        text = line.strip()
+        buttons = self._screen.buttons
+        if text.isdecimal() and 1 <= int(text) <= len(buttons):
+            stream = chat.send(payload=buttons[int(text) - 1].payload)
+        else:
+            stream = chat.send(text.removeprefix("/") if text.startswith("//") else text)
+        self._screen.buttons = ()
+        self._screen.own_commands.add(stream.command_id)
+        return stream
+
+    async def _settle(self, stream: "TurnStream") -> None:
+        """Wait for a turn; its events are shown with all others, only a refusal is not among them."""
+        from parley_client import ParleyError
+
+        try:
+            async for _event in stream:
+                pass
+        except ParleyError as error:
+            self._screen.error(error)
+            self._screen.prompt()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
