@@ -72,6 +72,18 @@ def ended_commands(batch: EventBatch) -> list[str]:
     return [e.command_id for e in batch.events if e.type in TURN_ENDS and e.command_id is not None]
 
 
+def digest(batch: EventBatch) -> tuple[int, list[str]]:
+    """Return how many message events the batch holds, and the commands whose turn ends in it: one pass."""
+    messages = 0
+    ended: list[str] = []
+    for event in batch.events:
+        if event.type in MESSAGE_EVENTS:
+            messages += 1
+        elif event.type in TURN_ENDS and event.command_id is not None:
+            ended.append(event.command_id)
+    return messages, ended
+
+
 def count_messages(batch: EventBatch, *, before: int | None = None, after: int = 0) -> int:
     """Return how many message events of the batch lie between ``after`` and ``before``, both exclusive."""
     return sum(

@@ -34,6 +34,7 @@ class EventLog:
     def __init__(self) -> None:
         self._epochs: dict[str, list[EventBatch]] = {}
         self._keys: dict[str, KeyRecord] = {}
+        self.executions: set[str] = set()
 
     def __len__(self) -> int:
         return sum(map(len, self._epochs.values()))
@@ -44,6 +45,8 @@ class EventLog:
         if batches and batches[-1].last_offset >= batch.first_offset:
             raise StorageError(f"the log already holds offset {batch.first_offset} of epoch {batch.epoch}")
         batches.append(batch)
+        if execution_id is not None:
+            self.executions.add(execution_id)
         if batch.key is not None:
             self._keys[batch.key] = KeyRecord(
                 batch.key, batch.body_hash, batch.epoch, batch.first_offset, batch.last_offset, execution_id
@@ -231,20 +234,21 @@ class MemoryStore(MemoryFlows):
         record = self._records.get(key)
         if record is None or record.deleted_at is None:
             return 0
-        ran = [e for e, c in self._executions.items() if (e[0], c) == key]
-        for execution in ran:
-            del self._executions[execution]
-        return len(self._logs.pop(key, EventLog()))
+        log = self._logs.pop(key, EventLog())
+        for execution_id in log.executions:
+            if self._executions.get((tenant_id, execution_id)) == conversation_id:
+                del self._executions[tenant_id, execution_id]
+        return len(log)
 
     async def expire_tombstones(self, now: TimeMs, limit: int) -> int:
         """See ``ConversationStore.expire_tombstones``. What is left of its events goes with it."""
         self._check_open()
-        expired = [
-            key
+        expired = sorted(
+            (record.expires_at, key)
             for key, record in self._records.items()
             if record.deleted_at is not None and record.expires_at is not None and record.expires_at <= now
-        ][:limit]
-        for key in expired:
+        )[:limit]
+        for _, key in expired:
             del self._records[key]
             self._logs.pop(key, None)
             self._wakes.pop(key, None)

@@ -1,0 +1,131 @@
+"""The tables, and how a file of an earlier release becomes one of this release.
+
+``PRAGMA user_version`` holds the number of migrations that a file has had; each is applied in one
+transaction together with its number. A migration that was released is never edited.
+
+Why the tables look as they do (measured with ``bench/raw_store.py``, groups of 50 commits): what costs is
+the number of pages that a group dirties. So events are appended to a rowid table (clustering them by
+conversation took a third of the speed), they name their conversation by the integer ``id`` (texts in the
+two unique indexes cost 10 %), and there is no index on anything that every turn changes: the partial
+ones hold only conversations that wait for a time, are leased, or are deleted.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from storage.base import StoreTooNew, StoreUnavailable
+
+APPLICATION_ID: Final = 0x5061726C  # "Parl"
+
+_VERSION_1: Final = """
+CREATE TABLE conversations (
+    id              INTEGER PRIMARY KEY,
+    tenant_id       TEXT NOT NULL,
+    conversation_id TEXT NOT NULL,
+    revision        INTEGER NOT NULL,
+    fence           INTEGER NOT NULL,
+    epoch           TEXT NOT NULL,
+    last_offset     INTEGER NOT NULL,
+    lease_owner     TEXT,
+    lease_until     INTEGER,
+    wake_at         INTEGER,
+    expires_at      INTEGER,
+    deleted_at      INTEGER,
+    doc             BLOB NOT NULL
+);
+CREATE UNIQUE INDEX conversations_key ON conversations (tenant_id, conversation_id);
+CREATE INDEX conversations_wake ON conversations (wake_at) WHERE wake_at IS NOT NULL;
+CREATE INDEX conversations_lease ON conversations (lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX conversations_expiry ON conversations (expires_at) WHERE expires_at IS NOT NULL;
+
+CREATE TABLE events (
+    conversation  INTEGER NOT NULL,
+    epoch         TEXT NOT NULL,
+    first_offset  INTEGER NOT NULL,
+    last_offset   INTEGER NOT NULL,
+    commit_id     TEXT NOT NULL,
+    key           TEXT,
+    body_hash     TEXT,
+    execution_id  TEXT,
+    messages      INTEGER NOT NULL,
+    ended         TEXT,
+    events        BLOB NOT NULL
+);
+CREATE UNIQUE INDEX events_offset ON events (conversation, first_offset, epoch);
+CREATE UNIQUE INDEX events_key ON events (conversation, key) WHERE key IS NOT NULL;
+
+CREATE TABLE executions (
+    tenant_id       TEXT NOT NULL,
+    execution_id    TEXT NOT NULL,
+    conversation_id TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, execution_id)
+) WITHOUT ROWID;
+
+CREATE TABLE flows (
+    tenant_id      TEXT NOT NULL,
+    flow_id        TEXT NOT NULL,
+    name           TEXT NOT NULL,
+    description    TEXT NOT NULL,
+    status         TEXT NOT NULL,
+    is_default     INTEGER NOT NULL,
+    latest_version INTEGER NOT NULL,
+    created_at     INTEGER NOT NULL,
+    updated_at     INTEGER NOT NULL,
+    published_at   INTEGER,
+    PRIMARY KEY (tenant_id, flow_id)
+) WITHOUT ROWID;
+
+CREATE TABLE flow_versions (
+    tenant_id    TEXT NOT NULL,
+    flow_id      TEXT NOT NULL,
+    version      INTEGER NOT NULL,
+    sha256       TEXT NOT NULL,
+    source       TEXT NOT NULL,
+    source_name  TEXT NOT NULL,
+    label        TEXT,
+    published_by TEXT,
+    published_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, flow_id, version)
+);
+
+CREATE TABLE probe (id INTEGER PRIMARY KEY, filler BLOB);
+"""
+
+MIGRATIONS: Final[Sequence[str]] = (_VERSION_1,)
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> None:
+    """Bring the file to the newest version, or leave it as it is.
+
+    Raises:
+        StoreTooNew: a newer release wrote it.
+        StoreUnavailable: it is somebody else's database.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (application or version or tables):
+        raise StoreUnavailable("the file is a SQLite database, but not one of Parley's; name another file")
+    if version > len(migrations):
+        raise StoreTooNew(
+            f"the file has version {version}, this Parley knows {len(migrations)}: "
+            "start the newer Parley that wrote it, or name another file"
+        )
+    for number, script in enumerate(migrations[version:], start=version + 1):
+        _apply(connection, number, script)
+
+
+def _apply(connection: sqlite3.Connection, number: int, script: str) -> None:
+    """Apply one migration and its number together."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in script.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,309 @@
+"""The one thread that writes: it takes what waits at that moment and makes it durable together.
+
+What it does not know: records, events, clocks. It is handed rows and functions.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Final, NamedTuple, TypeVar
+
+from storage.base import CommitOutcome, CommitUnknown, StoreUnavailable
+from storage.sqlite.connection import Database, translate
+from storage.sqlite.statements import (
+    INSERT_BATCH_IF,
+    RECORD_IS_AT,
+    Row,
+    chunks,
+    insert_batches,
+    insert_executions,
+    insert_records,
+    update_records,
+)
+
+MAX_WAITING: Final = 10_000
+MAX_GROUP: Final = 256
+MAX_GROUP_BYTES: Final = 8 * 1024 * 1024
+
+T = TypeVar("T")
+Answer = tuple["asyncio.Future[Any]", Any, Exception | None]
+
+
+class CommitRows(NamedTuple):
+    """A commit as rows; the layouts are those of ``statements.py``. ``batch`` None: no events."""
+
+    is_insert: bool
+    record: Row
+    batch: Row | None
+    execution: Row | None
+    bytes: int
+
+
+class Call(NamedTuple):
+    """Any other write: runs inside the group's transaction, and again if that is rolled back."""
+
+    run: Callable[[sqlite3.Cursor], Any]
+    bytes: int = 0
+
+
+Job = CommitRows | Call
+_Item = tuple["asyncio.Future[Any]", Job]
+
+
+class _Uneven(Exception):  # noqa: N818
+    """A statement over many commits did not affect as many rows: one of them is a conflict or duplicate."""
+
+
+def settle(answers: Sequence[Answer]) -> None:
+    """Resolve futures, in their loop; those whose caller was cancelled are passed over."""
+    for future, result, error in answers:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+class Writer:
+    """Owns the writing connection and its thread.
+
+    Every accepted job is answered: with its result once it is durable, with an error if it did not
+    happen, with CommitUnknown if that cannot be told. When the thread dies, all who wait and all who come
+    later are told so.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._closing = False
+        self._dead = False
+        self._failing = False
+        self._ended = self._loop.create_future()
+        self._connection: sqlite3.Connection
+        self._cursor: sqlite3.Cursor
+        self._thread = threading.Thread(target=self._run, name="parley-writer", daemon=True)
+
+    # -- in the event loop --------------------------------------------------------------------
+
+    async def start(self, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        """Open the file, run ``prepare`` in the thread, and begin to serve. Raises what either raises."""
+        ready = self._loop.create_future()
+        self._prepare = (prepare, ready)
+        self._thread.start()
+        await ready
+
+    def submit(self, job: Job) -> "asyncio.Future[Any]":
+        """Queue a job; its future may be cancelled without effect on the job. Raises StoreUnavailable."""
+        if self._closing or self._thread_is_gone():
+            raise StoreUnavailable("the store is closed" if self._closing else "the store's writer has died")
+        if self._queue.qsize() >= MAX_WAITING:
+            raise StoreUnavailable(f"{MAX_WAITING} writes are waiting")
+        future = self._loop.create_future()
+        self._queue.put((future, job))
+        if self._thread_is_gone():  # in between; it has emptied the queue already
+            self._fail_waiting()
+        return future
+
+    def _thread_is_gone(self) -> bool:
+        return self._dead
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless the writer serves; after a failed write, unless one succeeds now."""
+        await self.submit(Call(_probe if self._failing else _nothing))
+
+    async def close(self) -> None:
+        """Serve what was accepted, close the connection, end the thread. Idempotent."""
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
+        await asyncio.shield(self._ended)
+        self._thread.join()
+
+    # -- in the thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        prepare, ready = self._prepare
+        try:
+            self._connection = self._database.connect_writer()
+            try:
+                self._cursor = self._connection.cursor()
+                prepare(self._connection)
+                self._tell([(ready, None, None)])
+                self._serve_until_closed()
+            finally:
+                self._connection.close()
+        except BaseException as error:  # noqa: BLE001 - nobody above; whoever waits must be told
+            self._dead = True
+            if isinstance(error, Exception):
+                told = translate(error, self._database.path)
+            else:
+                told = StoreUnavailable(f"{self._database.path}: the store's writer has died")
+            self._tell([(ready, None, told)])
+        finally:
+            self._dead = True
+            self._fail_waiting()
+            self._tell([(self._ended, None, None)])
+
+    def _serve_until_closed(self) -> None:
+        while True:
+            group, is_last = self._take()
+            try:
+                answers = self._serve(group)
+            except BaseException:
+                self._dead = True
+                unknown = CommitUnknown(f"{self._database.path}: the store's writer has died")
+                self._tell([(future, None, unknown) for future, _ in group])
+                raise
+            self._tell(answers)
+            if is_last:
+                return
+
+    def _take(self) -> tuple[list[_Item], bool]:
+        """Return all that waits now, at least one item, and whether it is the last."""
+        group: list[_Item] = []
+        size = 0
+        item = self._queue.get()
+        try:
+            while item is not None:
+                group.append(item)
+                size += item[1].bytes
+                if len(group) >= MAX_GROUP or size >= MAX_GROUP_BYTES:
+                    return group, False
+                item = self._queue.get_nowait()
+        except Empty:
+            return group, False
+        return group, True
+
+    def _serve(self, group: list[_Item]) -> list[Answer]:
+        """Run a group in one transaction; if that fails, each item in its own."""
+        jobs = [job for _, job in group]
+        for work in (self._all_at_once, self._one_by_one) if len(jobs) > 1 else ():
+            try:
+                results = self._in_transaction(partial(work, jobs))
+                return [(future, result, None) for (future, _), result in zip(group, results, strict=True)]
+            except _Uneven:
+                continue
+            except CommitUnknown as unknown:
+                return [(future, None, unknown) for future, _ in group]
+            except Exception:  # noqa: BLE001 - each item meets it again, alone
+                break
+        return [self._serve_alone(item) for item in group]
+
+    def _serve_alone(self, item: _Item) -> Answer:
+        future, job = item
+        try:
+            return future, self._in_transaction(partial(self._one, job)), None
+        except Exception as error:  # noqa: BLE001 - it goes to the one who asked
+            return future, None, translate(error, self._database.path)
+
+    def _in_transaction(self, work: Callable[[], T]) -> T:
+        cursor = self._cursor
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                result = work()
+            except BaseException:
+                self._roll_back()
+                raise
+            self._commit()
+        except sqlite3.OperationalError:
+            self._failing = True
+            raise
+        self._failing = False
+        return result
+
+    def _commit(self) -> None:
+        try:
+            self._cursor.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            # A full disk shows while frames are written, before the one that commits. After an I/O error
+            # that one may be in the file: it does not count for this process, but after a crash it would.
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
+                raise
+            raise CommitUnknown(f"{self._database.path}: {error}") from error
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # some errors have rolled it back already
+            self._cursor.execute("ROLLBACK")
+
+    def _all_at_once(self, jobs: Sequence[Job]) -> list[Any]:
+        """Apply all commits with a few statements, then the calls; raise _Uneven unless all commits hold."""
+        commits = [job for job in jobs if isinstance(job, CommitRows)]
+        self._write_many(insert_records, [c.record for c in commits if c.is_insert])
+        self._write_many(update_records, [c.record for c in commits if not c.is_insert])
+        self._write_many(insert_batches, [c.batch for c in commits if c.batch is not None])
+        executions = [c.execution for c in commits if c.execution is not None]
+        for sql, parameters, _ in chunks(insert_executions, executions):
+            self._cursor.execute(sql, parameters)
+        return [
+            CommitOutcome.COMMITTED if isinstance(job, CommitRows) else job.run(self._cursor) for job in jobs
+        ]
+
+    def _write_many(self, statement: Callable[[int], str], rows: Sequence[Row]) -> None:
+        for sql, parameters, expected in chunks(statement, rows):
+            if self._cursor.execute(sql, parameters).rowcount != expected:
+                raise _Uneven
+
+    def _one_by_one(self, jobs: Sequence[Job]) -> list[Any]:
+        """Apply all jobs, each on what the ones before it left."""
+        return [self._one(job) for job in jobs]
+
+    def _one(self, job: Job) -> Any:
+        return self._commit_one(job) if isinstance(job, CommitRows) else job.run(self._cursor)
+
+    def _commit_one(self, commit: CommitRows) -> CommitOutcome:
+        """Apply one commit whole, or not at all: the first statement decides, the others must hold."""
+        cursor, record = self._cursor, commit.record
+        if commit.is_insert:
+            if not cursor.execute(insert_records(1), record).rowcount:
+                return CommitOutcome.CONFLICT
+            if commit.batch is not None:
+                cursor.execute(insert_batches(1), commit.batch)
+        elif commit.batch is not None:
+            place = record[:4]
+            if not cursor.execute(INSERT_BATCH_IF, (*commit.batch, *place[2:])).rowcount:
+                matches = cursor.execute(RECORD_IS_AT, place).fetchone() is not None
+                return CommitOutcome.DUPLICATE if matches else CommitOutcome.CONFLICT
+            cursor.execute(update_records(1), record)
+        elif not cursor.execute(update_records(1), record).rowcount:
+            return CommitOutcome.CONFLICT
+        if commit.execution is not None:
+            cursor.execute(insert_executions(1), commit.execution)
+        return CommitOutcome.COMMITTED
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def _fail_waiting(self) -> None:
+        error = StoreUnavailable(f"{self._database.path}: the store's writer has died")
+        answers: list[Answer] = []
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                break
+            if item is not None:
+                answers.append((item[0], None, error))
+        if answers:
+            self._tell(answers)
+
+    def _tell(self, answers: Sequence[Answer]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(settle, answers)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+
+def _nothing(cursor: sqlite3.Cursor) -> None:
+    """Show that the writer serves."""
+
+
+def _probe(cursor: sqlite3.Cursor) -> None:
+    """Write and remove what a large commit would need."""
+    cursor.execute("INSERT OR REPLACE INTO probe VALUES (1, zeroblob(262144))")
+    cursor.execute("DELETE FROM probe")

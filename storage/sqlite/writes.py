@@ -1,0 +1,131 @@
+"""What is written beside commits: functions of a cursor, run inside the writer's transaction.
+
+Each may be run again when its group is rolled back, so none has an effect outside the database.
+"""
+
+import sqlite3
+from typing import Any, Final
+
+from storage.base import Commit
+from storage.codec import encode_events, encode_record
+from storage.models import Conversation, InboxEntry, TimeMs
+from storage.rules import digest, execution_of, stored_batch, with_command
+from storage.sqlite.queries import ended_text, load
+from storage.sqlite.writer import CommitRows
+
+REMOVED_AT_ONCE: Final = 500
+
+_VOID_LEASES: Final = """
+    UPDATE conversations SET lease_owner = NULL, lease_until = NULL, wake_at = ?
+    WHERE lease_until IS NOT NULL
+"""
+_RENEW: Final = """
+    UPDATE conversations SET lease_until = ?, wake_at = ?
+    WHERE tenant_id = ? AND conversation_id = ? AND fence = ? AND lease_owner = ?
+"""
+_ENQUEUE: Final = """
+    UPDATE conversations SET revision = ?, wake_at = ?, doc = ?
+    WHERE tenant_id = ? AND conversation_id = ?
+"""
+_TOMBSTONE: Final = """
+    SELECT id FROM conversations WHERE tenant_id = ? AND conversation_id = ? AND deleted_at IS NOT NULL
+"""
+_SOME_EVENTS: Final = "SELECT rowid, execution_id FROM events WHERE conversation = ? LIMIT ?"
+_FORGET_EXECUTION: Final = """
+    DELETE FROM executions WHERE tenant_id = ? AND execution_id = ? AND conversation_id = ?
+"""
+_EXPIRED: Final = """
+    SELECT id FROM conversations
+    WHERE expires_at <= ? AND deleted_at IS NOT NULL
+    ORDER BY expires_at, tenant_id, conversation_id LIMIT ?
+"""
+
+
+def commit_rows(commit: Commit, known_execution: str | None) -> CommitRows:
+    """Return the rows of a commit. Raises TypeError where a value is not JSON.
+
+    ``known_execution``: the execution that this conversation is known to be found by already.
+    """
+    record, expected, batch = commit.record, commit.expected, stored_batch(commit)
+    tenant_id, conversation_id = record.tenant_id, record.conversation_id
+    doc = encode_record(record)
+    size = len(doc)
+    execution_id = execution_of(record)
+    batch_row: tuple[Any, ...] | None = None
+    if batch is not None:
+        events = encode_events(batch)
+        size += len(events)
+        messages, ended = digest(batch)
+        batch_row = (
+            tenant_id, conversation_id, batch.epoch, batch.first_offset, batch.last_offset, batch.commit_id,
+            batch.key, batch.body_hash, execution_id, messages, ended_text(ended), events,
+        )  # fmt: skip
+    lease = record.lease
+    return CommitRows(
+        is_insert=expected.revision is None,
+        record=(
+            tenant_id, conversation_id, expected.revision, expected.fence, record.fence, record.epoch,
+            record.offset, lease and lease.owner, lease and lease.until, record.wake_at, record.expires_at,
+            record.deleted_at, doc,
+        ),
+        batch=batch_row,
+        execution=(
+            None if execution_id in (None, known_execution) else (tenant_id, execution_id, conversation_id)
+        ),
+        bytes=size,
+    )  # fmt: skip
+
+
+def void_leases(connection: sqlite3.Connection, now: TimeMs) -> None:
+    """Take every lease away and have its conversation looked at now: the owners are dead."""
+    connection.execute(_VOID_LEASES, (now,))
+
+
+def renew(
+    cursor: sqlite3.Cursor,
+    tenant_id: str,
+    conversation_id: str,
+    fence: int,
+    owner: str,
+    until: TimeMs,
+    wake_at: TimeMs,
+) -> bool:
+    """See ``ConversationStore.renew``."""
+    parameters = (until, wake_at, tenant_id, conversation_id, fence, owner)
+    return cursor.execute(_RENEW, parameters).rowcount == 1
+
+
+def enqueue(
+    cursor: sqlite3.Cursor, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs
+) -> bool:
+    """See ``ConversationStore.enqueue``."""
+    record: Conversation | None = load(cursor, tenant_id, conversation_id)
+    record = with_command(record, entry, wake_at)
+    if record is None:
+        return False
+    doc = encode_record(record)
+    cursor.execute(_ENQUEUE, (record.revision, record.wake_at, doc, tenant_id, conversation_id))
+    return True
+
+
+def remove_some_events(cursor: sqlite3.Cursor, tenant_id: str, conversation_id: str) -> int:
+    """Remove up to ``REMOVED_AT_ONCE`` batches of a tombstone; return how many.
+
+    A large log goes in several transactions, so that nobody's commit waits for the whole of it.
+    """
+    tombstone = cursor.execute(_TOMBSTONE, (tenant_id, conversation_id)).fetchone()
+    if tombstone is None:
+        return 0
+    some = cursor.execute(_SOME_EVENTS, (tombstone[0], REMOVED_AT_ONCE)).fetchall()
+    cursor.executemany("DELETE FROM events WHERE rowid = ?", [(rowid,) for rowid, _ in some])
+    executions = {execution_id for _, execution_id in some if execution_id is not None}
+    cursor.executemany(_FORGET_EXECUTION, [(tenant_id, e, conversation_id) for e in executions])
+    return len(some)
+
+
+def expire_tombstones(cursor: sqlite3.Cursor, now: TimeMs, limit: int) -> int:
+    """See ``ConversationStore.expire_tombstones``. What is left of their events goes with them."""
+    expired = cursor.execute(_EXPIRED, (now, limit)).fetchall()
+    cursor.executemany("DELETE FROM events WHERE conversation = ?", expired)
+    cursor.executemany("DELETE FROM conversations WHERE id = ?", expired)
+    return len(expired)
