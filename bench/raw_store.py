@@ -3,8 +3,8 @@
     python bench/raw_store.py [--store sqlite:PATH] [--commits 20000] [--rounds 3] [--pin 0]
 
 Each caller has a conversation of its own and commits in a closed loop: a record of about 1.3 KB (with
-``--ring`` its idempotency ring is full, about 11 KB) and a batch of five events. The busy column repeats it with
-50 µs of Python in the event loop a commit, which is what a gateway and an engine do there.
+``--ring`` its idempotency ring is full, about 11 KB) and a batch of five events. The busy rows repeat it
+with 50 µs of Python in the event loop a commit, which is what a gateway and an engine do there.
 """
 
 import argparse
@@ -199,11 +199,14 @@ async def main() -> None:
     for (callers, busy_us), results in rows.items():
         median = sorted(results, key=lambda r: r.commits_per_second)[len(results) // 2]
         kind = "busy" if busy_us else "idle"
-        print(f"{callers:8} {kind:>6} {median.commits_per_second:10.0f} {median.p50_ms:8.2f} {median.p99_ms:8.2f}")
+        rate = f"{median.commits_per_second:10.0f}"
+        print(f"{callers:8} {kind:>6} {rate} {median.p50_ms:8.2f} {median.p99_ms:8.2f}")
         figures.append({"callers": callers, "loop": kind, "commits_per_second": median.commits_per_second,
                         "p50_ms": median.p50_ms, "p99_ms": median.p99_ms})  # fmt: skip
     if args.json:
-        args.json.write_text(json.dumps({"store": args.store, "ring": args.ring, "figures": figures}, indent=1))
+        args.json.write_text(
+            json.dumps({"store": args.store, "ring": args.ring, "figures": figures}, indent=1)
+        )
 
 
 if __name__ == "__main__":

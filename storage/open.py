@@ -1,0 +1,114 @@
+"""URL -> store or bus: the one place that knows which adapters there are.
+
+| URL | what |
+|---|---|
+| ``sqlite:parley.db``, ``sqlite:/var/lib/parley.db`` | the embedded store in this file |
+| ``memory:`` | everything is gone when the process ends; as a bus: in this process only |
+| ``module:factory``, ``module.factory`` | what that returns: ``factory(clock=...)``, for a bus ``factory()`` |
+
+Nothing is opened here: the caller awaits ``open()``.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from storage.base import EventBus, StorageError, Store
+from storage.memory import MemoryBus, MemoryStore
+from storage.models import TimeMs
+
+LATER: Final = {
+    "mongodb": "MongoDB comes with a later release; until then set PARLEY_STORE=sqlite:parley.db",
+    "mongodb+srv": "MongoDB comes with a later release; until then set PARLEY_STORE=sqlite:parley.db",
+    "redis": "Redis comes with a later release; until then set PARLEY_BUS=memory: and run one server",
+    "rediss": "Redis comes with a later release; until then set PARLEY_BUS=memory: and run one server",
+}
+STORE_FORMS: Final = "sqlite:PATH, memory: or module:factory"
+BUS_FORMS: Final = "memory: or module:factory"
+
+
+class StorageUrlInvalid(StorageError):  # noqa: N818 - reads as what happened
+    """A store or bus URL that names nothing we can open. The message says what would be right."""
+
+
+def open_store(url: str, clock: Callable[[], TimeMs] | None = None) -> Store:
+    """Return the store of a URL, not yet opened. Raises StorageUrlInvalid."""
+    scheme, _, rest = url.strip().partition(":")
+    match scheme.lower():
+        case "sqlite":
+            return _sqlite(rest, clock)
+        case "memory":
+            _expect_nothing(url, rest)
+            return MemoryStore(clock)
+        case _:
+            return cast(Store, _factory(url, STORE_FORMS, "PARLEY_STORE")(clock=clock))
+
+
+def open_bus(url: str) -> EventBus:
+    """Return the bus of a URL, not yet opened. Raises StorageUrlInvalid."""
+    scheme, _, rest = url.strip().partition(":")
+    if scheme.lower() == "memory":
+        _expect_nothing(url, rest)
+        return MemoryBus()
+    return cast(EventBus, _factory(url, BUS_FORMS, "PARLEY_BUS")())
+
+
+def check_pair(store_url: str, bus_url: str) -> None:
+    """Refuse an embedded store with a networked bus: it would promise instances that cannot be.
+
+    Raises StorageUrlInvalid.
+    """
+    store, bus = _scheme(store_url), _scheme(bus_url)
+    if store in ("sqlite", "memory") and bus in ("redis", "rediss"):
+        raise StorageUrlInvalid(
+            f"the store {store}: serves one process, a Redis bus is for several: "
+            "set PARLEY_BUS=memory:, or PARLEY_STORE=mongodb://... for several instances"
+        )
+
+
+def _scheme(url: str) -> str:
+    return url.strip().partition(":")[0].lower()
+
+
+def _sqlite(path: str, clock: Callable[[], TimeMs] | None) -> Store:
+    from storage.sqlite import SqliteStore  # not where sqlite3 is missing and another store is asked for
+
+    if path.startswith("//"):
+        raise StorageUrlInvalid(
+            f"sqlite:{path}: write the path right behind the colon, sqlite:parley.db or sqlite:/srv/parley.db"
+        )
+    if path.strip() in ("", ":memory:"):
+        raise StorageUrlInvalid(
+            f"sqlite:{path} names no file: write sqlite:parley.db, or memory: to keep nothing"
+        )
+    return SqliteStore(path, clock=clock)
+
+
+def _expect_nothing(url: str, rest: str) -> None:
+    if rest:
+        raise StorageUrlInvalid(f"{url}: nothing goes behind memory:")
+
+
+def _factory(url: str, forms: str, setting: str) -> Callable[..., Any]:
+    """Return what ``module:factory`` or ``module.factory`` names."""
+    scheme = _scheme(url)
+    if scheme in LATER:
+        raise StorageUrlInvalid(f"{scheme}: {LATER[scheme]}")
+    module_name, separator, name = url.strip().rpartition(":" if ":" in url else ".")
+    if not separator or not name.isidentifier() or not all(p.isidentifier() for p in module_name.split(".")):
+        raise StorageUrlInvalid(f"{setting}={_shown(url)} is not known: {forms} would be right")
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+    except ImportError as error:
+        raise StorageUrlInvalid(f"{setting}={url}: cannot import {module_name}") from error
+    except AttributeError as error:
+        raise StorageUrlInvalid(f"{setting}={url}: {module_name} has no {name}") from error
+    if not callable(factory):
+        raise StorageUrlInvalid(f"{setting}={url}: {name} is not callable")
+    return cast(Callable[..., Any], factory)
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what may be a password."""
+    scheme, separator, _ = url.partition("://")
+    return f"{scheme}://..." if separator else url
