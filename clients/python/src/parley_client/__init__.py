@@ -1,0 +1,33 @@
+"""Client for Parley, the realtime conversation server (protocol ``parley.v1``).
+
+``AsyncParley`` connects; ``AsyncParley.conversation`` gives an ``AsyncConversation``. Events are in
+``parley_client.events``, errors in ``parley_client.errors``, records (``Message``, ``Turn``, ...) in
+``parley_client.records``; the errors, the records and the client are importable from here too.
+"""
+
+from . import errors, events, records
+from ._async import AsyncConversation, AsyncParley, ConnectionEvent, TurnStream
+from ._clock import Clock, Timer
+from ._stream import Stream
+from ._wire import VERSION as __version__
+from .errors import *  # noqa: F403 - the whole tree, listed in errors.__all__
+from .events import AnyEvent, Event
+from .records import *  # noqa: F403 - listed in records.__all__
+
+__all__ = [
+    "AnyEvent",
+    "AsyncConversation",
+    "AsyncParley",
+    "Clock",
+    "ConnectionEvent",
+    "Event",
+    "Stream",
+    "Timer",
+    "TurnStream",
+    "__version__",
+    "errors",
+    "events",
+    "records",
+]
+__all__ += errors.__all__
+__all__ += records.__all__
