@@ -30,7 +30,7 @@ from tests.support.world import TENANT, Sent, VirtualClock, World
 RUNS = {"memory": 900, "split": 900, "sqlite": 220}
 SCALE = float(os.environ.get("PARLEY_TEST_SCALE", "1"))
 CONVERSATIONS = ("c1", "c2")
-TEXTS = ("milk", "two bread", "3", "nonsense", "milk 4", "/restart")
+TEXTS = ("milk", "milk", "bread please", "nonsense", "/restart")
 
 
 @contextmanager
@@ -61,9 +61,12 @@ class EngineMachine(RuleBasedStateMachine):
     def do(self, work: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(_as_coroutine(work))
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(ready=st.booleans())
+    def begin(self, ready: bool) -> None:
         self.do(self.world.start())
+        if ready:  # past the shallow beginnings: an effect is about to run
+            self.say(0, "c1", "milk", "enqueue")
+            self.go_on([0] * 12)
 
     @rule(at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), text=st.sampled_from(TEXTS),
           on_busy=st.sampled_from(["enqueue", "enqueue", "reject", "interrupt"]))  # fmt: skip
@@ -80,15 +83,40 @@ class EngineMachine(RuleBasedStateMachine):
         self.do(self.world.resend(at, self.world.sent[which % len(self.world.sent)]))
 
     @precondition(lambda self: self.world.points)
-    @rule(which=st.integers(0, 20), times=st.integers(1, 12))
-    def go_on(self, which: int, times: int) -> None:
-        for _ in range(times):
+    @rule(picks=st.lists(st.integers(0, 7), min_size=1, max_size=25))
+    def go_on(self, picks: list[int]) -> None:
+        for which in picks:
             self.do(self.world.release(which))
+
+    @precondition(lambda self: self.world.points)
+    @rule()
+    def go_on_to_the_end(self) -> None:
+        for _ in range(200):
+            if not self.world.points:
+                break
+            self.do(self.world.release(0))
+
+    @precondition(lambda self: any("effect" in point.name for point in self.world.points))
+    @rule(word=st.sampled_from(["go", "go", "lose"]))
+    def finish_effect(self, word: str) -> None:
+        self.do(self.world.release_named("effect", word))
 
     @precondition(lambda self: self.world.points)
     @rule(which=st.integers(0, 20))
     def lose(self, which: int) -> None:
         self.do(self.world.release(which, "lose"))
+
+    @precondition(lambda self: any("effect" in point.name for point in self.world.points))
+    @rule(finish=st.booleans())
+    def crash_at_an_effect(self, finish: bool) -> None:
+        """The owner dies around its effect; the other instance finds out when the lease has run out."""
+        owner = self.world.owner_of_effect()
+        if finish:
+            self.do(self.world.release_named("effect", "go"))
+        self.do(self.world.crash(owner))
+        self.do(self.world.advance(16_000))
+        self.do(self.world.sweep(owner + 1))
+        self.go_on_to_the_end()
 
     @rule(at=st.integers(0, 1))
     def crash(self, at: int) -> None:
@@ -242,7 +270,7 @@ def test_nothing_is_lost_doubled_or_reordered(kind: str) -> None:
         machine,
         settings=settings(
             max_examples=max(1, round(RUNS[kind] * SCALE)),
-            stateful_step_count=30,
+            stateful_step_count=40,
             deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),

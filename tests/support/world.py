@@ -6,7 +6,7 @@ any two awaits" is not a matter of luck: it is what Hypothesis chooses. Time is 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,11 @@ flow: errand
 default: true
 slots:
   what: {type: choice, options: [milk, bread]}
-  count: {type: integer}
 variables: {found: null, done: null, again: null}
 steps:
   - id: ask
-    collect: [what, count]
-    ask: {what: "What?", count: "How many?"}
+    collect: [what]
+    ask: {what: "What?"}
   - id: look
     action: shop.look
     effect: read
@@ -205,7 +204,7 @@ class World:
         self.bus: list[tuple[str, str]] = []
         self.effects: list[tuple[str, str]] = []
         self.sent: list[Sent] = []
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], Instance] = {}
         self.deleted: set[str] = set()
         self._activity = 0
         self._inside = 0
@@ -265,12 +264,22 @@ class World:
                 point.future.set_result(word)
         await self.settle()
 
+    async def release_named(self, part: str, word: str) -> None:
+        place = next((i for i, point in enumerate(self.points) if part in point.name), None)
+        if place is not None:
+            await self.release(place, word)
+
+    def owner_of_effect(self) -> int:
+        owner = next(point.instance for point in self.points if "effect" in point.name)
+        return self.instances.index(owner)
+
     # --- what clients and operators do ------------------------------------------------------------
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+    def _spawn(self, index: int, work: Callable[["Instance"], Coroutine[Any, Any, None]]) -> None:
+        instance = self.instances[index % len(self.instances)]
+        task = asyncio.get_running_loop().create_task(work(instance))
+        self.tasks[task] = instance
+        task.add_done_callback(self.tasks.pop)
 
     async def send(self, index: int, conversation_id: str, kind: str, text: str, on_busy: str = "enqueue") -> None:
         key = f"key-{len(self.sent):06d}"
@@ -282,7 +291,7 @@ class World:
         await self.resend(index, sent)
 
     async def resend(self, index: int, sent: Sent) -> None:
-        self._spawn(self._ask(self.instances[index % len(self.instances)], sent))
+        self._spawn(index, lambda instance: self._ask(instance, sent))
         await self.settle()
 
     async def _ask(self, instance: Instance, sent: Sent) -> None:
@@ -293,7 +302,7 @@ class World:
 
     async def delete(self, index: int, conversation_id: str) -> None:
         self.deleted.add(conversation_id)
-        self._spawn(self._delete(self.instances[index % len(self.instances)], conversation_id))
+        self._spawn(index, lambda instance: self._delete(instance, conversation_id))
         await self.settle()
 
     async def _delete(self, instance: Instance, conversation_id: str) -> None:
@@ -303,7 +312,7 @@ class World:
             return
 
     async def sweep(self, index: int) -> None:
-        self._spawn(self._sweep(self.instances[index % len(self.instances)]))
+        self._spawn(index, self._sweep)
         await self.settle()
 
     async def _sweep(self, instance: Instance) -> None:
@@ -341,17 +350,22 @@ class World:
     async def calm_down(self, rounds: int = 60) -> None:
         """No more faults: everything that can happen happens, until nothing is left to do."""
         for _ in range(rounds):
-            while self.points:
-                await self.release(0)
-            while self.bus:
-                await self.deliver(0, 0, "once")
-            while self.points:
-                await self.release(0)
-            await self.advance(20_000)
+            await self._release_all()
             await self.sweep(0)
-            if not self.points and not await self.store.due(self.clock.now() + 3_600_000, 10) and not self.tasks:
+            await self._release_all()
+            if not await self.store.due(self.clock.now() + 3_600_000, 10) and not self._alive():
                 return
-        raise AssertionError(f"the world does not come to rest: {[p.name for p in self.points]}, {self.tasks}")
+            await self.advance(20_000)
+        raise AssertionError(f"the world does not come to rest: {[p.name for p in self.points]}, {self._alive()}")
+
+    async def _release_all(self) -> None:
+        while self.points or self.bus:
+            await self.release(0)
+            await self.deliver(0, 0, "once")
+
+    def _alive(self) -> list[asyncio.Task[Any]]:
+        """The requests that somebody still works on; who asked a dead instance waits in vain."""
+        return [task for task, instance in self.tasks.items() if not instance.dead]
 
     async def close(self) -> None:
         mine = asyncio.current_task()
