@@ -28,11 +28,17 @@ class Load:
         """Connect all clients and bring each to the point where it may speak."""
         url = f"ws://127.0.0.1:{self._port}{self._talker.path}"
         for number in range(self._connections):
-            _, talker = await ws_connect(lambda number=number: self._talker(self, number), url)
-            assert isinstance(talker, Talker)
+            talker = await self._connect(number, url)
             await asyncio.wait_for(talker.ready.wait(), READY_SECONDS)
+            talker.check()
             self._talkers.append(talker)
         return self
+
+    async def _connect(self, number: int, url: str) -> "Talker":
+        headers = {"Sec-WebSocket-Protocol": self._talker.subprotocol} if self._talker.subprotocol else None
+        _, talker = await ws_connect(lambda: self._talker(self, number), url, extra_headers=headers)
+        assert isinstance(talker, Talker)
+        return talker
 
     async def run(self, seconds: float) -> tuple[float, list[float]]:
         """Return completed messages a second and their latencies in seconds."""
@@ -47,8 +53,7 @@ class Load:
         self.is_running = False
         for talker in self._talkers:
             await asyncio.wait_for(talker.idle.wait(), READY_SECONDS)
-            if talker.failure:
-                raise RuntimeError(f"the server under load said: {talker.failure}")
+            talker.check()
         return len(latencies) / took, latencies
 
     def close(self) -> None:
@@ -61,6 +66,7 @@ class Talker(WSListener):
     """One client. Subclasses know how a server is greeted, spoken to, and what completes a message."""
 
     path = "/v1/ws"
+    subprotocol: str | None = "parley.v1"
 
     def __init__(self, load: Load, number: int) -> None:
         self.transport: WSTransport
@@ -78,7 +84,7 @@ class Talker(WSListener):
         self.greet()
 
     def on_ws_disconnected(self, _transport: WSTransport) -> None:
-        if self._load.is_running:
+        if self._load.is_running or not self.ready.is_set():
             self.fail("the connection was closed")
 
     def begin(self) -> None:
@@ -101,7 +107,13 @@ class Talker(WSListener):
     def fail(self, why: str) -> None:
         """End this client; the run it is in will fail."""
         self.failure = self.failure or why
+        self.ready.set()
         self.idle.set()
+
+    def check(self) -> None:
+        """Raise if this client has failed."""
+        if self.failure:
+            raise RuntimeError(f"the server under load: {self.failure}")
 
     def greet(self) -> None:
         """Do what must come before the first message; then set ``ready``."""
@@ -127,6 +139,7 @@ class SocketioTalker(Talker):
     """Engine.IO 4 and Socket.IO 5 over the same socket client: packet types are the leading digits."""
 
     path = "/socket.io/?EIO=4&transport=websocket"
+    subprotocol = None
 
     def greet(self) -> None:
         """Wait for the server to open."""
