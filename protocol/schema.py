@@ -96,16 +96,16 @@ def render() -> str:
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def main(arguments: list[str]) -> int:
-    """Write the file, or with ``--check`` compare it; return the exit code."""
+def main(arguments: list[str], path: Path = SCHEMA_PATH) -> int:
+    """Write ``path``, or with ``--check`` compare it; return the exit code."""
     if arguments not in ([], ["--check"]):
         print("usage: python -m protocol.schema [--check]", file=sys.stderr)  # noqa: T201
         return 2
     current = render()
     if not arguments:
-        SCHEMA_PATH.write_text(current, encoding="utf-8")
+        path.write_text(current, encoding="utf-8")
         return 0
-    if SCHEMA_PATH.exists() and SCHEMA_PATH.read_text(encoding="utf-8") == current:
+    if path.exists() and path.read_text(encoding="utf-8") == current:
         return 0
     print("protocol/schema.json is out of date: run python -m protocol.schema", file=sys.stderr)  # noqa: T201
     return 1

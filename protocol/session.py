@@ -243,7 +243,7 @@ class Session:
         self._heard_at_ms = now_ms
         if (late := self._overdue(now_ms)) is not None:
             return [late]
-        size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode(errors="replace"))
+        size = _size(data)
         if size > self._limits.codec.max_frame_bytes:
             limit = self._limits.codec.max_frame_bytes
             return [self._close(CloseCode.MESSAGE_TOO_BIG, f"a frame may have {limit} bytes")]
@@ -490,6 +490,12 @@ def _too_often(times: deque[int], now_ms: int, window_ms: int) -> bool:
     """Note that it happened now; tell whether ``times`` is full of happenings within the window."""
     times.append(now_ms)
     return len(times) == times.maxlen and now_ms - times[0] < window_ms
+
+
+def _size(data: str | bytes) -> int:
+    if isinstance(data, bytes) or data.isascii():
+        return len(data)
+    return len(data.encode(errors="surrogatepass"))
 
 
 def _is_utf8(data: bytes) -> bool:

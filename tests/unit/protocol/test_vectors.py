@@ -104,9 +104,7 @@ def perform(session: Session, step: Case) -> list[Action]:
     now = step["at_ms"]
     data = wire_input(step)
     if data is not None:
-        return [
-            action for _ in range(step.get("times", 1)) for action in session.receive_text(data, now)
-        ]
+        return [action for _ in range(step.get("times", 1)) for action in session.receive_text(data, now)]
     if "binary" in step:
         return session.receive_binary(now)
     if "tick" in step:
