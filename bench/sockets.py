@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Final
+from typing import Final, cast
 
 from bench.servers import token
 
@@ -42,9 +42,8 @@ class Socket(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.write(UPGRADE)
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
+        self.transport.write(UPGRADE)
 
     def data_received(self, data: bytes) -> None:
         self._seen += data
