@@ -1,0 +1,504 @@
+"""The history checker finds each kind of broken promise, and nothing in a run without one.
+
+A checker that finds nothing proves nothing until it has been seen to find. So: one small run that is
+right, and then the same run with one thing wrong.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.models import Audience, Conversation, Event, EventBatch, InboxEntry
+from tests.support.checker import check
+from tests.support.durable_log import Log, visible, wire_event
+from tests.support.evidence import Violation
+from tests.support.history import EffectLine, EffectLog, Entry, History, Recorder
+
+EPOCH = "e1"
+NOW = 1_800_000_000_000
+PENDING = {"pending_id": "p1", "kind": "input", "by": None}
+
+
+class Run:
+    """A conversation ``c1`` of two messages with an effect each, watched by its owner's two devices and an
+    inspector. Everything about it is right; a test then makes one thing wrong."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.history = History(folder)
+        self.batches: list[EventBatch] = []
+        self.effects: list[EffectLine] = []
+        self.state: dict[str, Any] = {}
+        self._ids = 0
+        self.clients: dict[str, Recorder] = {}
+        for name, audience in (("ann-phone", "owner"), ("ann-desk", "owner"), ("inspector", "full")):
+            self.connect(name, audience)
+        self.turn("ann-phone", "k1", "tea", created=True)
+        self.turn("ann-desk", "k2", "milk")
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    @property
+    def offset(self) -> int:
+        return self.batches[-1].last_offset if self.batches else 0
+
+    def connect(self, name: str, audience: Audience, *, recovered: bool = True) -> None:
+        client = self.clients[name] = self.history.client(name, audience)
+        resume = {"epoch": EPOCH, "offset": self.offset} if self.offset else None
+        client.opened()
+        hello = {"type": "hello", "id": self._id(), "conversation_id": "c1", "resume": resume}
+        self._send(client, hello)
+        welcome = {"type": "welcome", "id": hello["id"], "recovered": recovered, "epoch": None, "offset": 0}
+        self._receive(client, welcome)
+
+    def turn(self, name: str, key: str, text: str, *, created: bool = False) -> None:
+        """One message: an intent, a write, its result."""
+        client, execution_id, message_id = self.clients[name], f"x-{key}", f"m-{key}"
+        frame = {
+            "type": "process",
+            "conversation_id": "c1",
+            "idempotency_key": key,
+            "content": {"text": text},
+        }
+        client.invoke("c1", key, frame)
+        ids = {"id": self._id()}
+        self._send(client, {**frame, **ids})
+        event = _Events(key, self.offset)
+        if created:
+            event("conversation.created", {"user_id": "ann", "channel": "web"}, execution_id=None)
+        event("message.received", {"message_id": message_id, "role": "user", "text": text}, execution_id=None)
+        flow = {"flow_id": "shop", "flow_version": 1, "output": None, "error": None}
+        event("execution.started", {**flow, "status": "running"})
+        event("slots.updated", {"slots": {"item": text}})
+        event("step.started", {"visit": 1, "attempt": 1, "error": None}, step_id="pay", audience="full")
+        self.commit(event, key)
+        ack = {
+            "duplicate": False,
+            "command_id": key,
+            "status": "running",
+            "epoch": EPOCH,
+            "offset": self.offset,
+        }
+        self._receive(client, {"type": "ack", **ids, "execution_id": execution_id, "result": None, **ack})
+        line = EffectLine("before", "till.pay", "write", f"{execution_id}:0:pay:1", 1, "c1", 7)
+        self.effects += [line, replace(line, phase="after")]
+        event = _Events(key, self.offset)
+        event("action.performed", {"name": "till.pay", "success": True}, step_id="pay", audience="full")
+        event("variables.updated", {"variables": {"receipt": key}}, audience="full")
+        event("step.completed", {"visit": 1, "attempt": 1, "error": None}, step_id="pay", audience="full")
+        event("message.completed", {"message_id": f"{message_id}b", "role": "assistant", "text": "Done."})
+        event("execution.waiting", {**flow, "status": "waiting_input", "pending": [PENDING]}, step_id="ask")
+        event("turn.completed", {"response": {"messages": [{"text": "Done."}]}, "actions_performed": [1]})
+        self.commit(event)
+        client.settled("c1", key, completed=True, said=["Done."])
+
+    def commit(self, events: "_Events", key: str | None = None) -> None:
+        found = events.made
+        batch = EventBatch(
+            EPOCH, found[0].offset, found[-1].offset, f"commit-{self.offset}", key, None, tuple(found)
+        )
+        self.batches.append(batch)
+        for client in self.clients.values():
+            self.deliver(client, batch)
+
+    def deliver(self, client: Recorder, batch: EventBatch) -> None:
+        audience = self.history.audiences[client.name]
+        shown = [wire_event(event, audience) for event in batch.events if visible(event, audience)]
+        frame = {"epoch": EPOCH, "from": batch.first_offset, "to": batch.last_offset, "events": shown}
+        self._receive(client, {"type": "events", "conversation_id": "c1", **frame})
+        for event in shown:
+            client.shown("c1", EPOCH, event["offset"])
+
+    def ask_state(self, name: str) -> dict[str, Any]:
+        """The client asks for the state and gets the right one; what is returned may be spoilt."""
+        client = self.clients[name]
+        ask = {"type": "state", "id": self._id(), "conversation_id": "c1"}
+        self._send(client, ask)
+        state = list(self.log().states(self.history.audiences[name]))[-1]
+        ack = {"type": "ack", "id": ask["id"], "command_id": None, "status": "completed", "result": state}
+        self._receive(client, ack)
+        return state
+
+    def _id(self) -> str:
+        self._ids += 1
+        return str(self._ids)
+
+    def _send(self, client: Recorder, frame: dict[str, Any]) -> None:
+        self.history.add(
+            client.name, "sent", frame.get("conversation_id"), frame.get("idempotency_key"), frame
+        )
+
+    def _receive(self, client: Recorder, frame: dict[str, Any]) -> None:
+        self.history.add(
+            client.name, "received", frame.get("conversation_id"), frame.get("command_id"), frame
+        )
+
+    # --- what is left ---------------------------------------------------------------------------
+
+    def log(self, **record: Any) -> Log:
+        kept = {"offset": self.offset, "revision": len(self.batches), **record}
+        return Log(Conversation("t", "c1", "ann", EPOCH, **kept), tuple(self.batches))
+
+    def check(self, *, calm: bool = True, **record: Any) -> list[Violation]:
+        return check(self.history, {"c1": self.log(**record)}, self.effects, calm=calm)
+
+    def frames(self, name: str, kind: str) -> list[Any]:
+        """The frames of a type that a client received, to be spoilt in place."""
+        return [
+            entry.body for entry in self.history.entries
+            if entry.client == name and entry.kind == "received" and entry.body["type"] == kind
+        ]  # fmt: skip
+
+    def forget(self, *, after: int, name: str) -> None:
+        """What this client received and was handed above an offset never reached it."""
+        self.history.entries = [entry for entry in self.history.entries if not _tells(entry, name, after)]
+
+
+class _Events:
+    def __init__(self, key: str, offset: int) -> None:
+        self._key, self._offset = key, offset
+        self.made: list[Event] = []
+
+    def __call__(
+        self, kind: str, data: dict[str, Any], *, step_id: str | None = None, audience: Audience = "owner",
+        execution_id: str | None = "",
+    ) -> None:  # fmt: skip
+        where = f"x-{self._key}" if execution_id == "" else execution_id
+        self._offset += 1
+        event = Event(self._offset, NOW + self._offset, kind, where, step_id, self._key, None, data, audience)
+        self.made.append(event)
+
+
+def _tells(entry: Entry, name: str, after: int) -> bool:
+    if entry.client != name:
+        return False
+    if entry.kind == "received" and entry.body["type"] == "events":
+        return bool(entry.body["to"] > after)
+    return entry.kind == "shown" and entry.body["offset"] > after
+
+
+def rules(found: list[Violation]) -> set[str]:
+    return {violation.rule for violation in found}
+
+
+# --- nothing to find ------------------------------------------------------------------------------
+
+
+def test_a_right_run_is_found_right() -> None:
+    """Two devices and an inspector, two turns with a write each."""
+    run = Run()
+    run.ask_state("ann-phone")
+    run.ask_state("inspector")
+    assert run.check() == []
+
+
+def test_a_history_can_be_read_back(tmp_path: Path) -> None:
+    """A failed run leaves files that can be checked again."""
+    run = Run(tmp_path)
+    run.history.close()
+    loaded = History.load(tmp_path, run.history.audiences)
+    assert loaded.entries == run.history.entries
+
+
+def test_effect_lines_can_be_read_back(tmp_path: Path) -> None:
+    """The effect log survives whoever writes it."""
+    log, lines = EffectLog(tmp_path / "effects.jsonl"), Run().effects
+    for line in lines:
+        log.append(line)
+    assert EffectLog(tmp_path / "effects.jsonl").read() == lines
+
+
+def test_a_token_is_not_recorded() -> None:
+    """A history is kept as an artefact; it is no place for credentials."""
+    history = History()
+    history.client("ann").sent('{"type":"hello","id":"1","token":"secret"}')
+    assert "token" not in history.entries[0].body
+
+
+def test_who_does_not_know_accuses_nobody() -> None:
+    """A command that timed out may be in the log, or not."""
+    run = Run()
+    client = run.clients["ann-phone"]
+    client.invoke("c1", "k3", {"type": "process", "content": {"text": "?"}})
+    client.unknown("c1", "k3")
+    assert run.check() == []
+
+
+def test_a_lost_ack_and_a_resend_are_no_harm() -> None:
+    """The second sending of a key is told the first outcome."""
+    run = Run()
+    client, frame = (
+        run.clients["ann-phone"],
+        {"type": "process", "conversation_id": "c1", "idempotency_key": "k1"},
+    )
+    run._send(client, {**frame, "id": "again"})
+    end = wire_event(run.batches[1].events[-1], "owner")["data"]
+    ack = {"id": "again", "duplicate": True, "command_id": "k1", "status": "completed", "result": end}
+    run._receive(client, {"type": "ack", "execution_id": "x-k1", "epoch": EPOCH, "offset": run.offset, **ack})
+    assert run.check() == []
+
+
+def test_a_snapshot_may_stand_for_what_was_missed() -> None:
+    """Who was away too long is told the state instead of the events."""
+    run = Run()
+    run.forget(after=run.batches[1].last_offset, name="ann-phone")
+    run.connect("ann-phone", "owner", recovered=False)
+    entry = run.history.entries[-2]
+    entry.body["resume"] = None
+    client = run.clients["ann-phone"]
+    state = list(run.log().states("owner"))[-1]
+    snapshot = {
+        "type": "snapshot",
+        "conversation_id": "c1",
+        "epoch": EPOCH,
+        "offset": run.offset,
+        "state": state,
+    }
+    run._receive(
+        client, {**snapshot, "messages": [dict(run.batches[-1].events[3].data, offset=run.offset - 2)]}
+    )
+    client.skipped("c1", snapshot)
+    found = run.check()
+    assert [v for v in found if v.rule != "state"] == []  # the made-up message has no such data in this log
+    run.frames("ann-phone", "snapshot")[0]["messages"] = []
+    assert run.check() == []
+
+
+# --- something to find ----------------------------------------------------------------------------
+
+
+def lose_an_acked_command(run: Run) -> None:
+    """The store forgets the last turn, after its ack."""
+    del run.batches[2:]
+
+
+def lose_a_commit_in_the_middle(run: Run) -> None:
+    """A hole in the log."""
+    del run.batches[1]
+
+
+def swap_two_events(run: Run) -> None:
+    """Reordered within a commit."""
+    batch = run.batches[1]
+    run.batches[1] = replace(batch, events=(batch.events[1], batch.events[0], *batch.events[2:]))
+
+
+def accept_a_key_twice(run: Run) -> None:
+    """The resend of a command becomes a second turn."""
+    run.turn("ann-phone", "k1", "tea")
+
+
+def end_a_turn_twice(run: Run) -> None:
+    """Two ``turn.completed``."""
+    events = _Events("k2", run.offset)
+    events("turn.completed", {"response": {"messages": []}})
+    run.commit(events)
+
+
+def never_end_a_turn(run: Run) -> None:
+    """Accepted, and then nothing."""
+    events = _Events("k3", run.offset)
+    events("message.received", {"message_id": "m3", "role": "user", "text": "x"})
+    run.clients["ann-phone"].invoke("c1", "k3", {"type": "process", "content": {"text": "x"}})
+    run.clients["ann-phone"].unknown("c1", "k3")
+    run.commit(events, "k3")
+
+
+def mix_two_turns(run: Run) -> None:
+    """An event of the first turn inside the second."""
+    batch = run.batches[3]
+    stray = replace(batch.events[3], command_id="k1")
+    run.batches[3] = replace(batch, events=(*batch.events[:3], stray, *batch.events[4:]))
+
+
+def hear_something_else(run: Run) -> None:
+    """The text in the log is not what was said."""
+    batch = run.batches[2]
+    heard = replace(batch.events[0], data={**batch.events[0].data, "text": "beer"})
+    run.batches[2] = replace(batch, events=(heard, *batch.events[1:]))
+
+
+def refuse_what_was_accepted(run: Run) -> None:
+    """A command is refused for good, and stands in the log."""
+    run._send(
+        run.clients["ann-desk"],
+        {"type": "process", "id": "77", "conversation_id": "c1", "idempotency_key": "k2"},
+    )
+    error = {"code": "wrong_state", "temporary": False}
+    run._receive(run.clients["ann-desk"], {"type": "error", "id": "77", "error": error})
+
+
+def ack_a_false_offset(run: Run) -> None:
+    """The ack is of another commit."""
+    run.frames("ann-phone", "ack")[0]["offset"] += 1
+
+
+def ack_a_false_result(run: Run) -> None:
+    """The ack tells an outcome that the log does not know."""
+    run.frames("ann-phone", "ack")[0].update(status="completed", result={"response": {"messages": []}})
+
+
+def write_twice(run: Run) -> None:
+    """After a crash the write is run again."""
+    run.effects += [replace(run.effects[0], attempt=2, pid=8), replace(run.effects[1], attempt=2, pid=8)]
+
+
+def write_without_intent(run: Run) -> None:
+    """The effect ran before anything was committed."""
+    line = replace(run.effects[0], key="x-k1:0:pay:2")
+    run.effects += [line, replace(line, phase="after")]
+
+
+def claim_an_effect(run: Run) -> None:
+    """The log says that it was done; it was not."""
+    del run.effects[2:]
+
+
+def lose_the_result_of_a_write(run: Run) -> None:
+    """Done, and the log does not know."""
+    batch = run.batches[3]
+    kept = [event for event in batch.events if event.type != "step.completed"]
+    run.batches[3] = replace(batch, events=tuple(kept))
+
+
+def hide_an_event(run: Run) -> None:
+    """One observer does not get what it may see."""
+    del run.frames("inspector", "events")[1]["events"][0]
+
+
+def invent_an_event(run: Run) -> None:
+    """One observer gets what is not in the log: it was published, and then not committed."""
+    events = run.frames("ann-desk", "events")[0]["events"]
+    events.append({**events[0], "offset": 5})
+
+
+def show_what_is_hidden(run: Run) -> None:
+    """The owner sees the inner workings."""
+    event = run.batches[0].events[4]
+    run.frames("ann-phone", "events")[0]["events"].append(wire_event(event, "full"))
+
+
+def change_an_event(run: Run) -> None:
+    """Two observers see different texts at the same offset."""
+    run.frames("ann-desk", "events")[3]["events"][0]["data"]["text"] = "Gone."
+
+
+def cut_a_commit(run: Run) -> None:
+    """A frame that ends inside a commit."""
+    run.frames("inspector", "events")[3].update(to=run.offset - 1)
+    run.frames("inspector", "events")[3]["events"].pop()
+
+
+def leave_a_gap(run: Run) -> None:
+    """One frame never came, and nobody resumed."""
+    frame = run.frames("ann-desk", "events")[2]
+    run.history.entries = [entry for entry in run.history.entries if entry.body is not frame]
+
+
+def lose_the_tail(run: Run) -> None:
+    """The last commit never reaches one of those who watch."""
+    run.forget(after=run.batches[2].last_offset, name="inspector")
+
+
+def resume_too_far(run: Run) -> None:
+    """A client claims to have seen what it has not."""
+    run.forget(after=run.batches[2].last_offset, name="ann-desk")
+    run.connect("ann-desk", "owner")
+
+
+def hand_on_twice(run: Run) -> None:
+    """The application sees an event twice."""
+    run.clients["ann-desk"].shown("c1", EPOCH, run.offset)
+
+
+def hand_on_out_of_order(run: Run) -> None:
+    """The application sees two events in the wrong order."""
+    shown = [entry for entry in run.history.entries if entry.kind == "shown" and entry.client == "ann-desk"]
+    shown[0].body["offset"], shown[1].body["offset"] = shown[1].body["offset"], shown[0].body["offset"]
+
+
+def tell_a_false_outcome(run: Run) -> None:
+    """The SDK says completed, with words that nobody said."""
+    settled = next(entry for entry in run.history.entries if entry.kind == "settled")
+    settled.body["said"] = ["Nope."]
+
+
+def never_answer(run: Run) -> None:
+    """A caller waits for ever."""
+    run.clients["ann-phone"].invoke("c1", "k9", {"type": "process", "content": {"text": "?"}})
+
+
+def overtake(run: Run) -> None:
+    """What was sent after the first one's ack stands before it."""
+    entries = run.history.entries
+    turn = next(n for n, entry in enumerate(entries) if entry.kind == "invoke" and entry.key == "k2")
+    first = [entry for entry in entries if entry.key == "k2" and entry.kind in ("invoke", "sent")]
+    ack = [entry for entry in entries[turn:] if entry.kind == "received" and entry.key == "k2"]
+    others = [entry for entry in entries if entry not in first and entry not in ack]
+    start = next(n for n, entry in enumerate(others) if entry.kind == "invoke" and entry.key == "k1")
+    run.history.entries = [
+        replace(entry, n=n) for n, entry in enumerate([*others[:start], *first, *ack, *others[start:]])
+    ]  # fmt: skip
+
+
+def show_a_false_state(run: Run) -> None:
+    """The state is not the fold of the events."""
+    run.ask_state("ann-phone")["slots"] = {"item": "beer"}
+
+
+def show_a_state_between_commits(run: Run) -> None:
+    """The state is of an offset where no commit ends."""
+    run.ask_state("ann-phone")["offset"] -= 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule"),
+    [
+        (lose_an_acked_command, "durable"),
+        (lose_a_commit_in_the_middle, "offsets"),
+        (swap_two_events, "offsets"),
+        (accept_a_key_twice, "once"),
+        (end_a_turn_twice, "once"),
+        (never_end_a_turn, "once"),
+        (mix_two_turns, "once"),
+        (hear_something_else, "once"),
+        (refuse_what_was_accepted, "refused"),
+        (ack_a_false_offset, "durable"),
+        (ack_a_false_result, "durable"),
+        (write_twice, "effects"),
+        (write_without_intent, "effects"),
+        (claim_an_effect, "effects"),
+        (lose_the_result_of_a_write, "effects"),
+        (hide_an_event, "offsets"),
+        (invent_an_event, "offsets"),
+        (show_what_is_hidden, "offsets"),
+        (change_an_event, "offsets"),
+        (cut_a_commit, "offsets"),
+        (leave_a_gap, "gaps"),
+        (lose_the_tail, "gaps"),
+        (resume_too_far, "gaps"),
+        (hand_on_twice, "offsets"),
+        (hand_on_out_of_order, "offsets"),
+        (tell_a_false_outcome, "answers"),
+        (never_answer, "answers"),
+        (overtake, "order"),
+        (show_a_false_state, "state"),
+        (show_a_state_between_commits, "state"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else value,
+)
+def test_a_broken_promise_is_found(spoil: Callable[[Run], None], rule: str) -> None:
+    """One thing is wrong, and the rule that speaks of it says so."""
+    run = Run()
+    spoil(run)
+    assert rule in rules(run.check())
+
+
+def test_a_conversation_that_is_still_at_work_is_not_calm() -> None:
+    """After the storm nothing waits in the inbox."""
+    run = Run()
+    waiting = InboxEntry("k3", "h", {}, {}, NOW)
+    assert rules(run.check(inbox=(waiting,))) == {"answers"}
+    assert run.check(inbox=(waiting,), calm=False) == []
