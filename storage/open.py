@@ -4,7 +4,7 @@
 |---|---|
 | ``sqlite:parley.db``, ``sqlite:/var/lib/parley.db`` | the embedded store in this file |
 | ``memory:`` | everything is gone when the process ends; as a bus: in this process only |
-| ``module:factory``, ``module.factory`` | what that returns: ``factory(clock=...)``, for a bus ``factory()`` |
+| ``module:factory``, ``module.factory`` | what ``factory(clock=...)`` returns, for a bus ``factory()`` |
 
 Nothing is opened here: the caller awaits ``open()``.
 """
