@@ -35,7 +35,11 @@ class Chat:
 
     @property
     def messages(self) -> list[Frame]:
-        return [event["data"] for event in self.events if event["type"] in ("message.received", "message.completed")]
+        return [
+            event["data"]
+            for event in self.events
+            if event["type"] in ("message.received", "message.completed")
+        ]
 
 
 class Connection:
@@ -152,7 +156,13 @@ class ScriptedServer:
                 "epoch": chat.epoch if chat else None,
                 "offset": chat.offset if chat else 0,
                 "recovered": recovered,
-                "principal": {"user_id": "u", "tenant_id": "t", "role": "user", "scopes": [], "tier": "standard"},
+                "principal": {
+                    "user_id": "u",
+                    "tenant_id": "t",
+                    "role": "user",
+                    "scopes": [],
+                    "tier": "standard",
+                },
                 "ping_interval": 25,
                 "token_expires_in": 3600,
                 "limits": {"max_frame_bytes": 65536, "frames_per_second": self.frames_per_second or 100_000},
@@ -233,7 +243,9 @@ class ScriptedServer:
         first = chat.offset + 1
         if first == 1:
             append(chat, "conversation.created", key, {"user_id": "u", "channel": "web"})
-        text = frame.get("content", {}).get("text") or frame.get("content", {}).get("payload") or frame["type"]
+        text = (
+            frame.get("content", {}).get("text") or frame.get("content", {}).get("payload") or frame["type"]
+        )
         chat.processed.append(text)
         said: list[Frame] = []
         if frame["type"] == "process":

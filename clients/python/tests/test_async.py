@@ -6,15 +6,14 @@ import http
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import parley_client
 import pytest
+from parley_client import AsyncParley, ConnectionEvent, Turn
+from parley_client import events as ev
 from scripted_server import Connection, Frame, ScriptedServer, ack, error, events, until
 from virtual_clock import VirtualClock
 from websockets.datastructures import Headers
 from websockets.http11 import Response
-
-import parley_client
-from parley_client import AsyncParley, ConnectionEvent, Turn
-from parley_client import events as ev
 
 CHAT = "c1"
 Connect = Callable[..., AsyncParley]
@@ -85,7 +84,9 @@ async def test_send_yields_the_events_of_its_turn_and_ends(server: ScriptedServe
     assert stream.accepted
 
 
-async def test_a_conversation_without_id_gets_128_random_bits(server: ScriptedServer, client: Connect) -> None:
+async def test_a_conversation_without_id_gets_128_random_bits(
+    server: ScriptedServer, client: Connect
+) -> None:
     async with client() as parley:
         one, other = parley.conversation(), parley.conversation()
         assert one.conversation_id != other.conversation_id
@@ -95,7 +96,9 @@ async def test_a_conversation_without_id_gets_128_random_bits(server: ScriptedSe
 
 async def test_a_button_is_sent_as_its_payload(server: ScriptedServer, client: Connect) -> None:
     async with client() as parley:
-        await parley.conversation(CHAT, flow_id="book").ask(payload="yes", metadata={"a": [1]}, on_busy="interrupt")
+        await parley.conversation(CHAT, flow_id="book").ask(
+            payload="yes", metadata={"a": [1]}, on_busy="interrupt"
+        )
     frame = server.frames("process")[0]
     assert frame["content"] == {"type": "button", "payload": "yes", "metadata": {"a": [1]}}
     assert (frame["flow_id"], frame["on_busy"]) == ("book", "interrupt")
@@ -119,7 +122,10 @@ async def test_every_command_travels_as_its_frame(server: ScriptedServer, client
     assert (reject["pending_id"], reject["accepted"]) == ("p2", False)
     assert server.frames("clarification")[0]["answers"] == {"a-b": 1, "part": "morning"}
     assert server.frames("reset")[0]["reason"] == "over"
-    assert (server.frames("cancel")[0]["execution_id"], server.frames("cancel")[0]["reason"]) == ("x9", "enough")
+    assert (server.frames("cancel")[0]["execution_id"], server.frames("cancel")[0]["reason"]) == (
+        "x9",
+        "enough",
+    )
 
 
 async def test_a_failed_turn_is_an_exception_for_ask_and_an_event_for_send(
@@ -200,7 +206,9 @@ async def test_a_temporary_error_ends_after_six_more_tries(
     assert len(server.frames("process")) == 7
 
 
-async def test_commands_leave_one_by_one_in_the_order_of_the_calls(server: ScriptedServer, client: Connect) -> None:
+async def test_commands_leave_one_by_one_in_the_order_of_the_calls(
+    server: ScriptedServer, client: Connect
+) -> None:
     held: list[tuple[Connection, Frame]] = []
 
     async def hold(connection: Connection, frame: Frame) -> bool:
@@ -269,7 +277,12 @@ async def test_events_brings_what_other_devices_do(server: ScriptedServer, clien
 
 
 async def test_typing_reaches_the_others(server: ScriptedServer, client: Connect) -> None:
-    async with client() as one, client() as other, one.conversation(CHAT) as mine, other.conversation(CHAT) as theirs:
+    async with (
+        client() as one,
+        client() as other,
+        one.conversation(CHAT) as mine,
+        other.conversation(CHAT) as theirs,
+    ):
         stream = theirs.events()
         mine.typing(True)
         event = await anext(stream)
@@ -280,7 +293,14 @@ async def test_typing_reaches_the_others(server: ScriptedServer, client: Connect
 async def test_pieces_of_a_message_come_to_whoever_asked(server: ScriptedServer, client: Connect) -> None:
     async def stream_first(connection: Connection, frame: Frame) -> bool:
         await connection.send(
-            ack(frame, command_id=frame["idempotency_key"], status="running", execution_id="x1", epoch="e1", offset=0)
+            ack(
+                frame,
+                command_id=frame["idempotency_key"],
+                status="running",
+                execution_id="x1",
+                epoch="e1",
+                offset=0,
+            )
         )
         for index, piece in enumerate(["Hel", "lo"]):
             delta = {"conversation_id": CHAT, "execution_id": "x1", "message_id": "m1", "index": index}
@@ -314,7 +334,9 @@ async def test_a_command_that_never_arrived_is_sent_again(server: ScriptedServer
     assert len({frame["idempotency_key"] for frame in server.frames("process")}) == 1
 
 
-async def test_a_command_whose_ack_was_lost_takes_effect_once(server: ScriptedServer, client: Connect) -> None:
+async def test_a_command_whose_ack_was_lost_takes_effect_once(
+    server: ScriptedServer, client: Connect
+) -> None:
     async def commit_and_cut(connection: Connection, frame: Frame) -> bool:
         server.apply(frame)
         connection.cut()
@@ -332,10 +354,19 @@ async def test_a_command_whose_ack_was_lost_takes_effect_once(server: ScriptedSe
     assert stream.duplicate
 
 
-async def test_an_accepted_turn_is_followed_over_a_lost_connection(server: ScriptedServer, client: Connect) -> None:
+async def test_an_accepted_turn_is_followed_over_a_lost_connection(
+    server: ScriptedServer, client: Connect
+) -> None:
     async def accept_and_cut(connection: Connection, frame: Frame) -> bool:
         await connection.send(
-            ack(frame, command_id=frame["idempotency_key"], status="running", execution_id="x1", epoch="e1", offset=0)
+            ack(
+                frame,
+                command_id=frame["idempotency_key"],
+                status="running",
+                execution_id="x1",
+                epoch="e1",
+                offset=0,
+            )
         )
         server.apply(frame)
         connection.cut()
@@ -351,7 +382,14 @@ async def test_an_accepted_turn_is_followed_over_a_lost_connection(server: Scrip
 async def test_a_turn_that_a_snapshot_skipped_is_asked_for(server: ScriptedServer, client: Connect) -> None:
     async def accept_and_cut(connection: Connection, frame: Frame) -> bool:
         await connection.send(
-            ack(frame, command_id=frame["idempotency_key"], status="running", execution_id="x1", epoch="e1", offset=0)
+            ack(
+                frame,
+                command_id=frame["idempotency_key"],
+                status="running",
+                execution_id="x1",
+                epoch="e1",
+                offset=0,
+            )
         )
         server.apply(frame)
         server.replayable = 0
@@ -370,7 +408,9 @@ async def test_a_turn_that_a_snapshot_skipped_is_asked_for(server: ScriptedServe
     assert server.chats[CHAT].processed == ["before", "hi"]
 
 
-async def test_what_was_missed_is_handed_out_once_and_in_order(server: ScriptedServer, client: Connect) -> None:
+async def test_what_was_missed_is_handed_out_once_and_in_order(
+    server: ScriptedServer, client: Connect
+) -> None:
     await server.say(CHAT, "0")
     async with client() as parley, parley.conversation(CHAT) as chat:
         stream = chat.events()
@@ -469,7 +509,9 @@ async def test_what_is_no_frame_ends_the_connection_and_nothing_else(
         assert (await chat.ask("hi")).text == "echo hi"
 
 
-async def test_requests_are_asked_again_on_the_next_connection(server: ScriptedServer, client: Connect) -> None:
+async def test_requests_are_asked_again_on_the_next_connection(
+    server: ScriptedServer, client: Connect
+) -> None:
     async def cut(connection: Connection, frame: Frame) -> bool:
         connection.cut()
         return True
@@ -481,9 +523,13 @@ async def test_requests_are_asked_again_on_the_next_connection(server: ScriptedS
     assert len(server.frames("state")) == 2
 
 
-async def test_a_deleted_conversation_is_told_to_all_who_wait(server: ScriptedServer, client: Connect) -> None:
+async def test_a_deleted_conversation_is_told_to_all_who_wait(
+    server: ScriptedServer, client: Connect
+) -> None:
     async def delete(connection: Connection, frame: Frame) -> bool:
-        await connection.send({"type": "unsubscribed", "conversation_id": CHAT, "code": "conversation_not_found"})
+        await connection.send(
+            {"type": "unsubscribed", "conversation_id": CHAT, "code": "conversation_not_found"}
+        )
         return True
 
     await server.say(CHAT, "hi")
@@ -609,7 +655,9 @@ async def test_a_refused_token_is_told_when_entering(server: ScriptedServer, cli
     assert len(server.connections) == 1
 
 
-async def test_an_expired_token_that_cannot_be_renewed_ends_it(server: ScriptedServer, client: Connect) -> None:
+async def test_an_expired_token_that_cannot_be_renewed_ends_it(
+    server: ScriptedServer, client: Connect
+) -> None:
     async def refuse(connection: Connection, frame: Frame) -> bool:
         await connection.send(error(frame["id"], "token_expired"))
         await connection.close(4002, "token expired")
@@ -639,7 +687,9 @@ async def test_an_expired_token_is_replaced_by_a_fresh_one(server: ScriptedServe
     assert server.tokens == ["old", "new"]
 
 
-async def test_a_token_is_renewed_in_band_when_the_server_asks(server: ScriptedServer, client: Connect) -> None:
+async def test_a_token_is_renewed_in_band_when_the_server_asks(
+    server: ScriptedServer, client: Connect
+) -> None:
     fresh = iter(["first", "second"])
     async with client(token=lambda: next(fresh)):
         await server.connections[0].send({"type": "auth.required", "expires_in": 25})
@@ -661,7 +711,9 @@ async def test_a_token_source_that_fails_is_asked_again(server: ScriptedServer, 
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 4501, 4503, 4504, 4507, 4999])
-async def test_a_final_close_code_ends_all_that_waits(server: ScriptedServer, client: Connect, code: int) -> None:
+async def test_a_final_close_code_ends_all_that_waits(
+    server: ScriptedServer, client: Connect, code: int
+) -> None:
     async def end(connection: Connection, frame: Frame) -> bool:
         await connection.close(code, "why")
         return True
@@ -799,15 +851,17 @@ async def test_a_full_outbox_takes_nothing_more(server: ScriptedServer, client: 
             await chat.ask("too much")
 
 
-async def test_a_reader_that_falls_behind_is_cut_off_and_told(server: ScriptedServer, client: Connect) -> None:
+async def test_a_reader_that_falls_behind_is_cut_off_and_told(
+    server: ScriptedServer, client: Connect
+) -> None:
     async with client(event_buffer=4) as parley, parley.conversation(CHAT) as chat:
         stream = chat.events()
         await chat.ask("one")
         await chat.ask("two")
         found = []
-        with pytest.raises(parley_client.EventsOverflow):
+        with pytest.raises(parley_client.EventsOverflow):  # noqa: PT012 - what came before the end counts
             async for event in stream:
-                found.append(event)  # noqa: PERF401 - what came before the end counts
+                found.append(event)
         assert len(found) == 4
         assert len(chat.messages) == 4
 
@@ -851,7 +905,9 @@ async def test_send_with_a_timeout_raises_in_the_iteration(
             await anext(stream)
 
 
-async def test_a_cancelled_caller_leaves_the_command_and_no_task(server: ScriptedServer, client: Connect) -> None:
+async def test_a_cancelled_caller_leaves_the_command_and_no_task(
+    server: ScriptedServer, client: Connect
+) -> None:
     held: list[tuple[Connection, Frame]] = []
 
     async def hold(connection: Connection, frame: Frame) -> bool:
@@ -871,16 +927,22 @@ async def test_a_cancelled_caller_leaves_the_command_and_no_task(server: Scripte
     assert server.chats[CHAT].processed == ["hi", "next"]
 
 
-async def test_the_same_key_asked_for_twice_at_once_is_one_command(server: ScriptedServer, client: Connect) -> None:
+async def test_the_same_key_asked_for_twice_at_once_is_one_command(
+    server: ScriptedServer, client: Connect
+) -> None:
     async with client() as parley:
         chat = parley.conversation(CHAT)
         key = "key-00000001"
-        one, other = await asyncio.gather(chat.ask("hi", idempotency_key=key), chat.ask("hi", idempotency_key=key))
+        one, other = await asyncio.gather(
+            chat.ask("hi", idempotency_key=key), chat.ask("hi", idempotency_key=key)
+        )
         again = await chat.ask("hi", idempotency_key=key)
         assert one == other
         assert again.duplicate
         with pytest.raises(parley_client.IdempotencyConflict):
-            await asyncio.gather(chat.ask("a", idempotency_key="key-2222"), chat.ask("b", idempotency_key="key-2222"))
+            await asyncio.gather(
+                chat.ask("a", idempotency_key="key-2222"), chat.ask("b", idempotency_key="key-2222")
+            )
     assert server.chats[CHAT].processed == ["hi", "a"]
 
 
@@ -966,7 +1028,9 @@ async def test_a_cursor_kept_from_earlier_goes_on_there(server: ScriptedServer, 
         assert event.message.text == "two"
 
 
-async def test_a_stream_that_is_not_read_to_its_end_hurts_nobody(server: ScriptedServer, client: Connect) -> None:
+async def test_a_stream_that_is_not_read_to_its_end_hurts_nobody(
+    server: ScriptedServer, client: Connect
+) -> None:
     async with client() as parley:
         chat = parley.conversation(CHAT)
         async for _ in chat.send("one"):

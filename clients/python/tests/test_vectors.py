@@ -165,8 +165,9 @@ def _outcome(settled: Settled) -> dict[str, Any]:
 
 
 def _welcome(epoch: str | None, offset: int) -> dict[str, Any]:
-    return {"type": "welcome", "id": "$hello", "conversation_id": CHAT, "epoch": epoch, "offset": offset,
-            "recovered": True, "ping_interval": 25, "limits": {"max_frame_bytes": 65536, "frames_per_second": 20}}  # fmt: skip
+    limits = {"max_frame_bytes": 65536, "frames_per_second": 20}
+    head = {"type": "welcome", "id": "$hello", "conversation_id": CHAT, "ping_interval": 25, "limits": limits}
+    return {**head, "epoch": epoch, "offset": offset, "recovered": True}
 
 
 def _ack(frame_id: str, key: str) -> dict[str, Any]:

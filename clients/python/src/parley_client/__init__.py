@@ -6,14 +6,17 @@
 """
 
 from . import errors, events, records
-from ._async import AsyncConversation, AsyncParley, ConnectionEvent, TurnStream
+from ._async import AsyncParley
 from ._clock import Clock, Timer
+from ._connection import ConnectionEvent
+from ._conversation import AsyncConversation, TurnStream
 from ._stream import Stream
-from ._wire import VERSION as __version__
+from ._wire import VERSION
 from .errors import *  # noqa: F403 - the whole tree, listed in errors.__all__
 from .events import AnyEvent, Event
 from .records import *  # noqa: F403 - listed in records.__all__
 
+__version__ = VERSION
 __all__ = [
     "AnyEvent",
     "AsyncConversation",

@@ -8,40 +8,42 @@ The specification (rule numbers are those of the protocol page):
 **Connection.** ``opened`` sends ``hello`` and nothing else; without a ``welcome`` within 10 s the socket is
 given up. Commands, requests and subscriptions leave behind ``welcome`` only (rule 1), at the pace that
 ``welcome.limits`` allows. Whatever comes in counts as alive; after ``ping_interval`` + 10 s of silence the
-socket is given up (``Close``). A ``ping`` is answered at once. ``disconnect`` announces a close: nothing new
-leaves, and after 5 s the socket is given up. ``auth.required`` gives ``NeedToken``; ``token`` sends it.
+socket is given up (``Close``). A ``ping`` is answered at once. ``disconnect`` announces a close: nothing
+new leaves, and after 5 s the socket is given up. ``auth.required`` gives ``NeedToken``; ``token`` sends it.
 
-**Close.** The range of the code is the policy: ``Offline.reconnect``. 4002 asks for a fresh token, 4005 drops
-all cursors. What this side gave up, and a frame that cannot be read, count as 1006.
+**Close.** The range of the code is the policy: ``Offline.reconnect``. 4002 asks for a fresh token, 4005
+drops all cursors. What this side gave up, and a frame that cannot be read, count as 1006.
 
-**Cursor (rules 6, 9, 10).** One (epoch, offset) for each watched conversation; only ``events`` and ``snapshot``
-move it. In its epoch, ``from == cursor + 1`` continues; ``to <= cursor`` is dropped; what begins at or below
-the cursor and ends above it is dispatched from the cursor on; a gap or another epoch means resume.
-Without an epoch, the first events from 1 bring it. Resume is ``subscribe`` with the cursor; until its ack
-gapped frames are ignored, and between ``recovered: false`` and the snapshot all are. A snapshot replaces
-everything, backwards too, whether it was asked for or not. A ``ping`` above the cursor means resume; an
-answer or snapshot that is still missing at the second ping is asked for again. Three resumes in a row that
-move nothing ask for a snapshot instead; three more give up the socket.
+**Cursor (rules 6, 9, 10).** One (epoch, offset) for each watched conversation; only ``events`` and
+``snapshot`` move it. In its epoch, ``from == cursor + 1`` continues; ``to <= cursor`` is dropped; what
+begins at or below the cursor and ends above it is dispatched from the cursor on; a gap or another epoch
+means resume. Without an epoch, the first events from 1 bring it. Resume is ``subscribe`` with the cursor;
+until its ack gapped frames are ignored, and between ``recovered: false`` and the snapshot all are. A
+snapshot replaces everything, backwards too, whether it was asked for or not. A ``ping`` above the cursor
+means resume; an answer or snapshot that is still missing at the second ping is asked for again. Three
+resumes in a row that move nothing ask for a snapshot instead; three more give up the socket.
 
 **Commands (rules 3, 5).** One unacknowledged command a conversation; the others wait behind it, in order.
-They wait for the subscription's ack too, so that no event of their turn is missed. ``ack`` lets the next one
-go, and so does a final error. A temporary error is retried with the same key after ``retry_after_ms`` (else
-250 ms, doubling to 8 s), at most six times and never later than 30 s; ``conversation_busy`` is final where the
-caller chose ``on_busy: reject``. After a new ``welcome`` the unacknowledged command is sent again, same key,
-before those behind it. A command settles once: by its ``turn.*`` event, by an ack with ``result``, or by a
-final error, whichever tells first. What was accepted and has not ended when a snapshot replaces the events
-is sent again too: its key makes that a question (the ack of a duplicate reports status and result).
+They wait for the subscription's ack too, so that no event of their turn is missed. ``ack`` lets the next
+one go, and so does a final error. A temporary error is retried with the same key after ``retry_after_ms``
+(else 250 ms, doubling to 8 s), at most six times and never later than 30 s; ``conversation_busy`` is final
+where the caller chose ``on_busy: reject``. After a new ``welcome`` the unacknowledged command is sent
+again, same key, before those behind it. A command settles once: by its ``turn.*`` event, by an ack with
+``result``, or by a final error, whichever tells first. What was accepted and has not ended when a snapshot
+replaces the events is sent again too: its key makes that a question (the ack of a duplicate reports status
+and result).
 
 **Requests** (``state``, ``history``) change nothing: sent again after reconnecting, retried like commands.
 
 **Streams (rule 7).** ``message.delta`` 0, 1, 2, ... of a message are handed on; behind a hole, a
 ``message.completed`` or a ``message.retracted`` of it no more are.
 
-**Deletion.** ``unsubscribed`` or a refused subscription with ``conversation_not_found``, and a snapshot without
-epoch for a conversation that had one, drop cursor and outbox; whoever waits is told ``conversation_not_found``.
+**Deletion.** ``unsubscribed`` or a refused subscription with ``conversation_not_found``, and a snapshot
+without epoch for a conversation that had one, drop cursor and outbox; whoever waits is told
+``conversation_not_found``.
 
-**Bounds.** ``outbox_limit`` unacknowledged commands and as many requests (``OutboxFull`` beyond, nothing taken);
-16 unfinished streams and 64 finished message ids a conversation, the oldest forgotten first.
+**Bounds.** ``outbox_limit`` unacknowledged commands and as many requests (``OutboxFull`` beyond, nothing
+taken); 16 unfinished streams and 64 finished message ids a conversation, the oldest forgotten first.
 """
 
 import heapq
@@ -53,6 +55,26 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from . import _wire
+from ._outputs import (
+    Accepted,
+    Answer,
+    Close,
+    Complaint,
+    Delta,
+    Detached,
+    Dispatch,
+    NeedToken,
+    Offline,
+    Online,
+    Output,
+    Refusal,
+    Replace,
+    Retry,
+    Send,
+    Settled,
+    Typing,
+    Watching,
+)
 from .errors import IdempotencyConflict, OutboxFull
 
 Json = Any
@@ -69,189 +91,6 @@ STRIKES_TO_SNAPSHOT: Final = 3
 STRIKES_TO_CLOSE: Final = 6
 PACE_MARGIN: Final = 4
 """Frames kept back from the server's burst, for what the network bunches together."""
-
-
-# --- outputs ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Write this text frame. ``secret`` frames hold a token and must not be logged as they are."""
-
-    text: str
-    secret: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Give up the socket now, without waiting for the other side; then call ``closed``."""
-
-    code: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class NeedToken:
-    """Get a fresh token and hand it to ``token``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Online:
-    """``welcome`` came."""
-
-    welcome: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Offline:
-    """The connection is gone.
-
-    Attributes:
-        reconnect: whether to open another one.
-        code: the close code.
-        reason: what the server said.
-        error: the error object with which ``hello`` was refused.
-        fresh_token: get a new token first.
-        within_ms: the server asks to spread the return over this time.
-        progress: something was acknowledged or dispatched, so the pause may begin short again.
-    """
-
-    reconnect: bool
-    code: int
-    reason: str
-    error: Mapping[str, Json] | None
-    fresh_token: bool
-    within_ms: int | None
-    progress: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """These events are next, in order; the cursor is at ``to`` already."""
-
-    conversation_id: str
-    epoch: str
-    to: int
-    events: list[Mapping[str, Json]]
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """A ``snapshot`` frame replaces all that was known of the conversation."""
-
-    conversation_id: str
-    snapshot: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """The next piece of a message that is being written (a ``message.delta`` frame)."""
-
-    conversation_id: str
-    frame: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Typing:
-    """A ``typing`` frame."""
-
-    conversation_id: str
-    frame: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Watching:
-    """The subscription stands; replay or snapshot, if any, follows."""
-
-    conversation_id: str
-    recovered: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Detached:
-    """The conversation is no longer watched. ``forget``: it is gone, cursor and outbox were dropped."""
-
-    conversation_id: str
-    error: Mapping[str, Json]
-    forget: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The command was acknowledged (once for each ack)."""
-
-    conversation_id: str
-    key: str
-    ack: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """A temporary error; the command is sent again after ``after_ms``."""
-
-    conversation_id: str
-    key: str
-    after_ms: int
-    error: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The command's turn has ended. ``through`` is the ack's (epoch, offset) where an ack told it: the
-    events of the turn lie at or below it.
-    """
-
-    conversation_id: str
-    key: str
-    completed: bool
-    data: Mapping[str, Json]
-    through: tuple[str | None, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The command has ended in this error; it changed nothing."""
-
-    conversation_id: str
-    key: str
-    error: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The request's result, or the error that ended it."""
-
-    request_id: int
-    result: Json
-    error: Mapping[str, Json] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Complaint:
-    """An error that belongs to no command or request: an unreadable frame, a refused ``auth``."""
-
-    error: Mapping[str, Json]
-
-
-Output = (
-    Send
-    | Close
-    | NeedToken
-    | Online
-    | Offline
-    | Dispatch
-    | Replace
-    | Delta
-    | Typing
-    | Watching
-    | Detached
-    | Accepted
-    | Retry
-    | Settled
-    | Refusal
-    | Answer
-    | Complaint
-)
 
 
 # --- inner records ------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ TURN_EVENTS: Final = frozenset({"turn.completed", "turn.failed"})
 
 
 def may_reconnect(close_code: int) -> bool:
-    """Tell whether to reconnect after ``close_code``: the range is the policy (``protocol.md``, close codes)."""
+    """Tell whether to reconnect after ``close_code``: the range is the policy (close codes)."""
     if 4500 <= close_code <= 4999:
         return False
     return close_code not in FINAL_STANDARD_CLOSES

@@ -83,7 +83,7 @@ class ParleyError(Exception):
     """Anything that goes wrong in this package.
 
     Attributes:
-        code: the error code of the protocol, or one of this package's own (``timeout``, ``outbox_full``, ...).
+        code: the error code of the protocol, or one of this package's own (``timeout``, ...).
         message: one sentence for the person who made the mistake.
         temporary: whether the same call may succeed later.
         retry_after_ms: when trying again may help, in milliseconds.
@@ -333,25 +333,25 @@ class TurnError(Refused):
     default_code = "turn_error"
 
 
-class StepFailed(TurnError):
+class StepFailed(TurnError):  # noqa: N818
     """A step of the flow failed."""
 
     default_code = "step_failed"
 
 
-class Cancelled(TurnError):
+class Cancelled(TurnError):  # noqa: N818
     """The turn was cancelled by a cancel, a reset or a deletion."""
 
     default_code = "cancelled"
 
 
-class LoopDetected(TurnError):
+class LoopDetected(TurnError):  # noqa: N818
     """The flow went in circles."""
 
     default_code = "loop_detected"
 
 
-class Expired(TurnError):
+class Expired(TurnError):  # noqa: N818
     """The execution's time was up."""
 
     default_code = "expired"
@@ -360,11 +360,12 @@ class Expired(TurnError):
 _BY_CODE: dict[str, type[Refused]] = {
     cls.default_code: cls
     for cls in (
-        BadRequest, InvalidFrame, UnknownType, PayloadTooLarge, UnsupportedMediaType, Unauthorized, TokenExpired,
-        PermissionDenied, TenantInactive, OriginNotAllowed, PolicyViolation, NotFound, ConversationNotFound,
-        FlowNotFound, ExecutionNotFound, PendingNotFound, WrongState, PendingResolved, PendingExpired,
-        ConversationBusy, IdempotencyConflict, FlowInvalid, MissingAnswers, RateLimited, InboxFull, Internal,
-        Overloaded, StoreUnavailable, DependencyUnavailable, StepFailed, Cancelled, LoopDetected, Expired,
+        BadRequest, InvalidFrame, UnknownType, PayloadTooLarge, UnsupportedMediaType, Unauthorized,
+        TokenExpired, PermissionDenied, TenantInactive, OriginNotAllowed, PolicyViolation, NotFound,
+        ConversationNotFound, FlowNotFound, ExecutionNotFound, PendingNotFound, WrongState,
+        PendingResolved, PendingExpired, ConversationBusy, IdempotencyConflict, FlowInvalid,
+        MissingAnswers, RateLimited, InboxFull, Internal, Overloaded, StoreUnavailable,
+        DependencyUnavailable, StepFailed, Cancelled, LoopDetected, Expired,
     )
 }  # fmt: skip
 

@@ -392,7 +392,7 @@ class TypingNotice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotReplaced:
-    """Too much was missed to be replayed (or the server had it otherwise): ``snapshot`` replaces what was known.
+    """Too much was missed to be replayed: ``snapshot`` replaces what was known.
 
     Comes when a watched conversation that exists is first seen, too.
     """
