@@ -53,7 +53,7 @@ _ORIGIN = re.compile(
 )
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _SQLITE = "sqlite:"
-_FACTORY = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+_FACTORY = r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+"
 _STORE = re.compile(rf"sqlite:.+|memory:|mongodb(\+srv)?://.+|(?!sqlite:|memory:|mongodb:){_FACTORY}")
 _BUS = re.compile(rf"memory:|rediss?://.+|(?!memory:|rediss?:){_FACTORY}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -173,16 +173,16 @@ class Settings(BaseModel):
         str,
         _matching(_STORE),
         _about(
-            "Where conversations are kept. A relative SQLite path is below the project folder.",
-            "sqlite:FILE, memory:, mongodb://..., or module:factory",
+            "Where conversations are kept; a relative path is below the project folder. MongoDB comes later.",
+            "sqlite:FILE, memory: or module:factory",
         ),
     ] = "sqlite:parley.db"
     bus: Annotated[
         str,
         _matching(_BUS),
         _about(
-            "How instances tell each other what happened. `memory:` serves one instance.",
-            "memory:, redis://... or module:factory",
+            "How instances tell each other what happened; `memory:` serves one. Redis comes later.",
+            "memory: or module:factory",
         ),
     ] = "memory:"
     mongo_driver: Annotated[

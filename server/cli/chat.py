@@ -158,7 +158,7 @@ async def _chat(plan: _Plan) -> int:
     def on_connection(event: "ConnectionEvent") -> None:
         screen.on_connection(event)
         if event.state == "closed":
-            lines.stop()
+            lines.stop(event.error)
 
     try:
         parley = AsyncParley(plan.url, plan.token, on_connection=on_connection, open_timeout=plan.wait_s)
@@ -192,12 +192,18 @@ class Lines:
 
     def __init__(self) -> None:
         self._stopped = False
+        self._error: Exception | None = None
         self._wakened = asyncio.Event()
 
-    def stop(self) -> None:
-        """End the iteration."""
-        self._stopped = True
+    def stop(self, error: Exception | None) -> None:
+        """End the iteration: there is nobody to say anything to."""
+        self._stopped, self._error = True, error
         self._wakened.set()
+
+    def check(self) -> None:
+        """Raise what the iteration was ended for."""
+        if self._error is not None:
+            raise self._error
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Yield the lines; the last one may lack its end."""
@@ -260,10 +266,10 @@ class _Talk:
                         self._screen.show(event)
                         self._failed |= isinstance(event, events.TurnFailed)
                 except Refused as error:
-                    self._parley.check()
+                    self._lines.check()
                     self._screen.error(error)
                     self._failed = True
-        self._parley.check()
+        self._lines.check()
         return FAILED if self._failed else OK
 
     async def live(self) -> int:
@@ -281,7 +287,7 @@ class _Talk:
                     self._screen.prompt()
         finally:
             self._screen.notice(f"\nGo on with: parley chat --conversation {self._chat.conversation_id}")
-        self._parley.check()
+        self._lines.check()
         return OK
 
     async def _enter(self, chat: "AsyncConversation") -> None:

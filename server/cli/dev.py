@@ -92,6 +92,7 @@ class _Development:
         self._project = project
         self._settings = settings
         self._watching: asyncio.Task[None] | None = None
+        self._loaded = _fingerprint(settings.flows)
 
     def on_ready(self, app: "Application") -> None:
         url = shown_url(app.url)
@@ -101,13 +102,27 @@ class _Development:
         self._watching = asyncio.create_task(self._watch(app.catalog))
 
     async def _watch(self, catalog: "Catalog") -> None:
-        """Publish the flows again whenever a file of their folder changes, until cancelled."""
+        """Load the flows again whenever a file of their folder changes, until cancelled.
+
+        The watcher is only a hint: what counts is that the folder differs from what was loaded. So a
+        change before the watcher had begun is seen too, and one on a file system that reports nothing.
+        """
         from watchfiles import awatch
 
-        changes = awatch(self._settings.flows, step=50, debounce=300, recursive=False)
+        hints = awatch(
+            self._settings.flows,
+            step=50,
+            debounce=300,
+            rust_timeout=1000,
+            yield_on_timeout=True,
+            recursive=False,
+        )
         try:
-            async for _files in changes:
-                await self._reload(catalog)
+            async for _files in hints:
+                found = _fingerprint(self._settings.flows)
+                if found != self._loaded:
+                    self._loaded = found
+                    await self._reload(catalog)
         except OSError:  # of the watcher: the folder was taken away
             _say("The flows folder cannot be watched any more; start `dev` again to load changes.")
 
@@ -124,6 +139,13 @@ class _Development:
             _say(f"Reloaded {_flows(catalog.flow_ids())}.")
         else:
             _say(f"What is broken stays as it was; there are {_flows(catalog.flow_ids())}.")
+
+
+def _fingerprint(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """Return what tells one state of a folder from another."""
+    with os.scandir(folder) as entries:
+        stats = ((entry.name, entry.stat()) for entry in entries)
+        return frozenset((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
 
 def _report(report: "FolderReport") -> None:
@@ -159,11 +181,15 @@ Token:        {token}
 
 From Python:
 
-    from parley_client import Parley
+    import asyncio
+    from parley_client import AsyncParley
 
-    with Parley("{url}", token="...") as parley, parley.conversation("c1") as chat:
-        for event in chat.send("hello"):
-            print(event)
+    async def main():
+        async with AsyncParley("{url}", token="...") as parley:
+            async for event in parley.conversation().send("hello"):
+                print(event)
+
+    asyncio.run(main())
 
 Flows are read from {shown(settings.flows)}, again whenever they change. Ctrl-C stops.
 """

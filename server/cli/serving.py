@@ -40,14 +40,14 @@ def run_server(
     from server.engine.actions import ActionsInvalid
     from server.engine.flow.model import FlowInvalid
     from server.telemetry.logs import configure_logging
-    from storage.base import StoreLocked, StoreTooNew, StoreUnavailable
+    from storage.base import StorageError
 
     secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else ""
     configure_logging(settings.log_level, settings.log_format, secrets=[secret])
     project.import_actions_from()
     try:
         return _run(serve(settings, dev=dev, on_ready=on_ready))
-    except (StoreLocked, StoreTooNew, StoreUnavailable) as error:
+    except StorageError as error:
         raise CliError(f"{error}.", CANNOT_START) from None
     except ActionsInvalid as error:
         raise CliError(f"the actions cannot be loaded: {error}", CANNOT_START) from None
