@@ -48,7 +48,7 @@ RULES: Final[Mapping[str, tuple[Severity, str]]] = {
     "save-path": ("error", "A place to save to that is neither variables.name nor slots.name."),
     "unknown-action": ("error", "An action that is in none of the loaded modules."),
     "missing-effect": ("error", "An action that does not say what it does to the world."),
-    "on-unknown": ("error", '"on_unknown" beside another effect than write.'),
+    "on-unknown-not-write": ("error", '"on_unknown" beside another effect than write.'),
     "empty-intent": ("error", "An intent that nothing can match."),
     "duplicate-flow": ("error", "Two flows of a folder with the same id."),
     "two-defaults": ("error", "Two default flows in a folder."),
@@ -72,6 +72,8 @@ def lint(flow: Flow, steps: Sequence[tuple[Step, Node]], findings: Findings) -> 
                 f'"{step.common.step_id}" must say what it does: effect: read, idempotent or write',
                 step.keyword,
             )
+        if step.keyword == "branch":
+            _check_cases(node)
         if step.keyword == "branch" and not _leaves_for_good(step):
             message = f'"{step.common.step_id}" has no else; without a match the next step follows'
             node.problem("missing-else", message, severity="warning")
@@ -89,6 +91,12 @@ def _check_ids(steps: Sequence[tuple[Step, Node]], findings: Findings) -> None:
             message = f'the id "{step_id}" is taken by the step in line {seen[step_id]}'
             node.problem("duplicate-step", message, "id")
         seen.setdefault(step_id, node.line)
+
+
+def _check_cases(node: Node) -> None:
+    for case in node.nodes("branch"):
+        if not case.has("else") and not case.has("goto"):
+            case.problem("missing-field", 'a case needs "goto": where it leads')
 
 
 def _check_targets(flow: Flow, findings: Findings) -> None:

@@ -384,8 +384,6 @@ class _FlowReader:
                 self._note_lost_step(node, f"step_{number}")
                 continue
             common = node.common(f"step_{number}")
-            if node.has("on_unknown") and common.effect != "write":
-                node.problem("on-unknown", '"on_unknown" goes with "effect: write" only', "on_unknown")
             steps.append((kind.parse(node, common), node))
             node.finish()
         return steps

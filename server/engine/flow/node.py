@@ -138,7 +138,8 @@ class Node:
     # -- what is there -----------------------------------------------------------------------------
 
     def has(self, key: str) -> bool:
-        """Tell whether the key is there, be it null."""
+        """Tell whether the key is there, be it null; it counts as known from now on."""
+        self._asked.add(key)
         return key in self._fields
 
     def is_mapping(self, key: str) -> bool:
@@ -318,10 +319,13 @@ class Node:
         return expression
 
     def _expression_problem(self, leaf: Leaf, error: ExpressionInvalid) -> None:
-        wrapped = leaf.text.strip().startswith("${")
-        hint = leaf.text.strip()[2:-1] if wrapped and not error.suggestion else error.suggestion
+        text = leaf.text.strip()
+        if text.startswith("${") and text.endswith("}"):
+            message = "an expression stands here without ${}"
+            self._findings.add("expression", message, (leaf.line, leaf.column), text[2:-1].strip())
+            return
         place = leaf.at(min(error.column - 1, len(leaf.text)))
-        self._findings.add("expression", f"in the expression: {error.message}", place, hint)
+        self._findings.add("expression", f"in the expression: {error.message}", place, error.suggestion)
 
     def _use(self, expression: Expression, leaf: Leaf, offset: int, condition: bool = False) -> None:
         slot = self._findings.validated_slot
