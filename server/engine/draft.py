@@ -15,6 +15,7 @@ import orjson
 
 from server.engine.flow.model import Flow
 from server.engine.inputs import Flows
+from server.engine.schedule import Claimant, earliest
 from server.engine.views import iso, pending_view
 from storage.models import (
     EVENT_MAX_BYTES,
@@ -29,6 +30,7 @@ from storage.models import (
     Execution,
     ExecutionStatus,
     Frame,
+    Lease,
     OpenTurn,
     Pending,
     RecentKey,
@@ -98,11 +100,20 @@ class Draft:
         now: the store's time, ms.
         seed: 32 hex digits, unique to this reduction; all new ids come from it.
         flows: the tenant's flows.
+        claimant: who takes the lease if an effect follows.
+        ring_size: how many idempotency keys are kept.
     """
 
     def __init__(
-        self, record: Conversation, now: int, seed: str, flows: Flows, ring_size: int = RING_SIZE
+        self,
+        record: Conversation,
+        now: int,
+        seed: str,
+        flows: Flows,
+        claimant: Claimant,
+        ring_size: int = RING_SIZE,
     ) -> None:
+        self.claimant = claimant
         self.ring_size = ring_size
         self.before = record
         self.now = now
@@ -410,24 +421,44 @@ class Draft:
     # --- the idempotency ring ---------------------------------------------------------------------
 
     def remember(self, entry: RecentKey) -> None:
-        """Put ``entry`` into the ring, or in the place of the one with the same key."""
-        for position, old in enumerate(self.recent):
-            if old.key == entry.key:
-                self.recent = (*self.recent[:position], entry, *self.recent[position + 1 :])
-                return
+        """Put the entry of a key that is not there yet into the ring."""
         kept = self.recent
         if len(kept) >= self.ring_size:
             kept = kept[len(kept) - self.ring_size + 1 :]
             self.ring_full = True
         self.recent = (*kept, entry)
 
+    def settle_key(self, key: str, status: CommandState) -> None:
+        """Say in a key's entry how its turn has ended."""
+        recent = self.recent
+        for place in range(len(recent) - 1, -1, -1):  # it is nearly always the last
+            entry = recent[place]
+            if entry.key == key:
+                execution_id = self.execution.execution_id if self.execution else entry.execution_id
+                settled = RecentKey(
+                    key, entry.body_hash, status, execution_id, entry.first_offset, self.offset
+                )
+                self.recent = (*recent[:place], settled, *recent[place + 1 :])
+                return
+
     # --- the end ----------------------------------------------------------------------------------
 
     def freeze(self) -> Conversation:
-        """Return the next record, without revision, fence, lease and ``wake_at``."""
+        """Return the next record, complete: its revision and fence, and its lease where one is needed.
+
+        An effect that is to run, and a fold that is to go on, take a lease under a new fence; an effect
+        that runs on keeps its own; everything else lets go.
+        """
         self.flush_changes()
         before = self.before
         execution = self.execution
+        running = execution is not None and self.status == "running"
+        claims = bool(self.effects) or self.unfinished
+        lease = None
+        if claims:
+            lease = Lease(self.claimant.owner, self.now + self.claimant.lease_ms)
+        elif running and any(attempt.retry_at is None for attempt in self.attempts):
+            lease = before.lease
         if execution is not None:
             execution = self._freeze_execution(execution)
         turn = self.turn
@@ -446,9 +477,9 @@ class Draft:
             user_id=before.user_id,
             epoch=self.epoch,
             offset=self.offset,
-            revision=before.revision,
-            fence=before.fence,
-            lease=before.lease,
+            revision=before.revision + 1,
+            fence=before.fence + (claims or self.preempts),
+            lease=lease,
             commit_id=self.seed,
             status=execution.status if execution else "idle",
             project_id=before.project_id,
@@ -463,7 +494,7 @@ class Draft:
             recent=self.recent,
             ring_full=self.ring_full,
             reset_offset=self.reset_offset,
-            wake_at=before.wake_at,
+            wake_at=earliest(self.now, lease, running, self.attempts, self.pending, self.inbox),
             expires_at=self.expires_at,
             deleted_at=self.deleted_at,
             created_at=before.created_at,

@@ -82,13 +82,12 @@ class Reduction:
     """The outcome of one reduction; the runner makes it durable.
 
     Attributes:
-        record: the next record; the runner adds revision, fence, lease and ``wake_at``.
+        record: the next record, complete.
         events: what happened, with offsets.
         effects: attempts to run once their intent (this commit) is durable.
         key: the idempotency key that this commit accepts, with its ``body_hash``.
         status: of the accepted command.
         result: data of the accepted command's ``turn.*``, if it ended.
-        preempts: the fence must rise: whatever runs for this conversation must stop.
         unfinished: pure steps are left; reduce ``Wake`` again right after the commit.
     """
 
@@ -99,7 +98,6 @@ class Reduction:
     body_hash: str | None = None
     status: CommandState = "completed"
     result: Mapping[str, Any] | None = None
-    preempts: bool = False
     unfinished: bool = False
 
 

@@ -18,7 +18,7 @@ The runner keeps commands away from a running execution (they wait in the inbox)
 what, and makes the reduction durable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, assert_never, cast
 
@@ -42,6 +42,7 @@ from server.engine.inputs import (
     Wake,
 )
 from server.engine.reading import fill_slots
+from server.engine.schedule import Claimant
 from server.engine.steps.base import (
     Effect,
     EffectStep,
@@ -59,6 +60,7 @@ from server.engine.types import Command
 from server.engine.views import iso
 from storage.models import (
     ENDED,
+    LATE_FLUSH_MS,
     RING_SIZE,
     TOMBSTONE_MS,
     Attempt,
@@ -83,6 +85,7 @@ def reduce(
     now: int,
     seed: str,
     flows: Flows,
+    claimant: Claimant,
     conversation: tuple[str, str] = ("", ""),
     ring_size: int = RING_SIZE,
 ) -> Reduction | None:
@@ -94,6 +97,7 @@ def reduce(
         now: the store's time, ms.
         seed: 32 hex digits, different for every call.
         flows: the tenant's flows, with every version that ``record`` names.
+        claimant: who takes the lease if an effect follows.
         conversation: (tenant, conversation id), for a command that creates it.
         ring_size: how many idempotency keys the record keeps.
 
@@ -105,12 +109,14 @@ def reduce(
     """
     match event:
         case CommandInput(command, principal):
-            return _accept(record, command, principal, now, seed, flows, conversation, ring_size)
+            record = record or _new_conversation(command, principal, conversation, now, seed)
+            draft = Draft(record, now, seed, flows, claimant, ring_size)
+            return _accept(draft, command, principal)
         case NextInbox():
-            return _next_inbox(record, now, seed, flows, ring_size)
+            return _next_inbox(record, lambda waiting: Draft(waiting, now, seed, flows, claimant, ring_size))
     if record is None or record.deleted_at is not None:
         return None
-    draft = Draft(record, now, seed, flows, ring_size)
+    draft = Draft(record, now, seed, flows, claimant, ring_size)
     match event:
         case EffectDone() | EffectFailed():
             return _effect_result(draft, event)
@@ -127,23 +133,8 @@ def reduce(
 # --- commands -------------------------------------------------------------------------------------
 
 
-def _accept(
-    record: Conversation | None,
-    command: Command,
-    principal: Principal,
-    now: int,
-    seed: str,
-    flows: Flows,
-    conversation: tuple[str, str],
-    ring_size: int,
-) -> Reduction:
-    created = record is None
-    if record is None:
-        if command.type != "process":
-            raise conversation_not_found()
-        record = _new_conversation(command, principal, conversation, now, seed)
-    draft = Draft(record, now, seed, flows, ring_size)
-    _run_command(draft, command, principal, created=created)
+def _accept(draft: Draft, command: Command, principal: Principal) -> Reduction:
+    _run_command(draft, command, principal, created=draft.before.revision == 0)
     return _reduction(draft, command.key, command.body_hash)
 
 
@@ -161,9 +152,7 @@ def _run_command(draft: Draft, command: Command, principal: Principal, *, create
             raise Refused(ErrorCode.UNKNOWN_TYPE, f'"{other}" is not a command.', field="type")
 
 
-def _next_inbox(
-    record: Conversation | None, now: int, seed: str, flows: Flows, ring_size: int
-) -> Reduction | None:
+def _next_inbox(record: Conversation | None, open_draft: Callable[[Conversation], Draft]) -> Reduction | None:
     if record is None or record.deleted_at is not None or not record.inbox:
         return None
     if record.execution is not None and record.execution.status == "running":
@@ -173,7 +162,7 @@ def _next_inbox(
         entry.command["type"], record.conversation_id, entry.key, entry.body_hash, entry.command
     )
     waiting = replace(record, inbox=rest)
-    draft = Draft(waiting, now, seed, flows, ring_size)
+    draft = open_draft(waiting)
     if entry.void:
         refusal = Refused(ErrorCode.CANCELLED, "The conversation was reset before this message had its turn.")
         _refuse_turn(draft, command, refusal)
@@ -181,7 +170,7 @@ def _next_inbox(
         try:
             _run_command(draft, command, Principal.from_record(entry.principal))
         except Refused as refused:
-            draft = Draft(waiting, now, seed, flows, ring_size)
+            draft = open_draft(waiting)
             _refuse_turn(draft, command, refused)
     return _reduction(draft, entry.key, entry.body_hash)
 
@@ -201,6 +190,8 @@ def conversation_not_found() -> Refused:
 def _new_conversation(
     command: Command, principal: Principal, conversation: tuple[str, str], now: int, seed: str
 ) -> Conversation:
+    if command.type != "process":
+        raise conversation_not_found()
     body = command.body
     return Conversation(
         tenant_id=conversation[0],
@@ -363,7 +354,7 @@ def _end_turn(draft: Draft, *, error: Mapping[str, Any] | None = None) -> None:
         )
         status: CommandState = "failed" if error else "completed"
         draft.results[turn.command_id] = (status, data)
-        _update_ring(draft, turn.command_id, status)
+        draft.settle_key(turn.command_id, status)
     draft.turn = None
     draft.messages, draft.actions, draft.steps = [], [], 0
     draft.turn_slots, draft.turn_variables = {}, {}
@@ -421,14 +412,6 @@ def _within(values: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _update_ring(draft: Draft, key: str, status: CommandState) -> None:
-    for entry in draft.recent:
-        if entry.key == key:
-            execution_id = draft.execution.execution_id if draft.execution else entry.execution_id
-            draft.remember(replace(entry, status=status, execution_id=execution_id, last_offset=draft.offset))
-            return
-
-
 def _reduction(draft: Draft, key: str | None = None, body_hash: str | None = None) -> Reduction:
     record = draft.freeze()
     status: CommandState = "running"
@@ -443,7 +426,6 @@ def _reduction(draft: Draft, key: str | None = None, body_hash: str | None = Non
         body_hash=body_hash,
         status=status,
         result=result,
-        preempts=draft.preempts,
         unfinished=draft.unfinished,
     )
 
@@ -850,12 +832,13 @@ def _erase(draft: Draft) -> Reduction:
         user_id=None,
         epoch=before.epoch,
         offset=before.offset,
-        revision=before.revision,
-        fence=before.fence,
+        revision=before.revision + 1,
+        fence=before.fence + 1,
         commit_id=draft.seed,
+        wake_at=draft.now + LATE_FLUSH_MS,
         deleted_at=draft.now,
         expires_at=draft.now + TOMBSTONE_MS,
         created_at=before.created_at,
         last_activity=draft.now,
     )
-    return Reduction(record=record, events=(), preempts=True)
+    return Reduction(record=record, events=())

@@ -32,7 +32,7 @@ from server.engine.inputs import (
     Wake,
 )
 from server.engine.reducer import conversation_not_found, reduce
-from server.engine.schedule import wake_at
+from server.engine.schedule import Claimant, wake_at
 from server.engine.types import Accepted, Command, Publication
 from storage.base import Clock, Commit, CommitOutcome, CommitUnknown, Expected, Store, StoreUnavailable
 from storage.models import (
@@ -44,7 +44,6 @@ from storage.models import (
     Conversation,
     EventBatch,
     InboxEntry,
-    Lease,
 )
 
 log = logging.getLogger("parley.engine")
@@ -159,6 +158,7 @@ class Engine:
         self._tell_owner = tell_owner
         self._options = options or EngineOptions()
         self._me = self._options.instance_id or os.urandom(8).hex()
+        self._claimant = Claimant(self._me, self._options.lease_ms)
         self._cache = RecordCache(self._options.cache_bytes)
         self._lanes: dict[Key, _Lane] = {}
         self._running: dict[Key, _Running] = {}
@@ -482,6 +482,7 @@ class Engine:
             now=self._clock.now(),
             seed=os.urandom(16).hex(),
             flows=self._catalog,
+            claimant=self._claimant,
             conversation=key,
             ring_size=self._options.ring_size,
         )
@@ -495,7 +496,7 @@ class Engine:
         self, key: Key, before: Conversation | None, reduction: Reduction
     ) -> tuple[CommitOutcome, Conversation]:
         """Make a reduction durable; then, and only then, publish it and run its effects."""
-        commit = self._finish(before, reduction)
+        commit = _commit_of(before, reduction)
         record = commit.record
         try:
             outcome = await self._store.commit(commit)
@@ -517,39 +518,6 @@ class Engine:
         else:
             self._cache.evict(key)
         return outcome, record
-
-    def _finish(self, before: Conversation | None, reduction: Reduction) -> Commit:
-        """Add what the reducer leaves open: revision, fence, lease, ``wake_at``."""
-        record = reduction.record
-        now = self._clock.now()
-        revision, fence, lease = (before.revision, before.fence, before.lease) if before else (None, 0, None)
-        claims = bool(reduction.effects) or reduction.unfinished
-        rises = claims or reduction.preempts
-        if claims:
-            lease = Lease(self._me, now + self._options.lease_ms)
-        elif not _effect_runs(record):
-            lease = None
-        record = replace(
-            record,
-            revision=(revision or 0) + 1,
-            fence=fence + rises,
-            lease=lease,
-            wake_at=None,
-        )
-        record = replace(record, wake_at=wake_at(record, now)) if _may_wake(record) else record
-        batch = None
-        if reduction.events:
-            first, last = reduction.events[0].offset, reduction.events[-1].offset
-            batch = EventBatch(
-                record.epoch,
-                first,
-                last,
-                record.commit_id,
-                reduction.key,
-                reduction.body_hash,
-                reduction.events,
-            )
-        return Commit(Expected(revision, fence), record, batch)
 
     def _committed(self, key: Key, commit: Commit, reduction: Reduction) -> None:
         record = commit.record
@@ -895,12 +863,13 @@ def _retry_waits(record: Conversation) -> int | None:
     return min((a.retry_at for a in execution.attempts if a.retry_at is not None), default=None)
 
 
-def _may_wake(record: Conversation) -> bool:
-    """Spare idle records, which are nearly all, the search for what could wake them."""
-    execution = record.execution
-    return bool(
-        record.inbox
-        or record.lease
-        or record.deleted_at is not None
-        or (execution is not None and (execution.status == "running" or execution.pending))
-    )
+def _commit_of(before: Conversation | None, reduction: Reduction) -> Commit:
+    record = reduction.record
+    batch = None
+    if reduction.events:
+        first, last = reduction.events[0].offset, reduction.events[-1].offset
+        batch = EventBatch(
+            record.epoch, first, last, record.commit_id, reduction.key, reduction.body_hash, reduction.events
+        )
+    expected = Expected(None) if before is None else Expected(before.revision, before.fence)
+    return Commit(expected, record, batch)
