@@ -6,6 +6,7 @@ uvicorn until a signal ends it.
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import time
@@ -48,6 +49,7 @@ from storage.base import EventBus, Store
 GRACEFUL_S: Final = 2
 """What uvicorn may still take after the drain."""
 BACKLOG: Final = 2048
+GC_THRESHOLD: Final = 50_000
 
 
 def monotonic_ms() -> int:
@@ -331,6 +333,7 @@ async def serve(
     listener = listen(settings.host, settings.port)
     try:
         await application.startup()
+        _calm_the_collector()
         try:
             await _run(application, listener, on_ready)
         finally:
@@ -338,6 +341,14 @@ async def serve(
     finally:
         listener.close()
     return 0
+
+
+def _calm_the_collector() -> None:
+    """Records and events hold no cycles: reference counts free them, and the cycle collector need not
+    walk through everything that lives every few hundred allocations (a quarter of a turn's time)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
 
 
 async def _run(
