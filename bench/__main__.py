@@ -23,6 +23,9 @@ def main() -> int:
     """Measure, print, write."""
     arguments = _arguments()
     console = Console(width=None if sys.stdout.isatty() else 150)
+    if not Path("/proc/self/stat").exists():
+        console.print("The benchmarks read memory and processor time from /proc, which only Linux has.")
+        return 1
     pin_load()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 20_000)), hard))

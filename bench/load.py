@@ -3,22 +3,30 @@
 import asyncio
 import time
 from itertools import cycle
-from typing import Final
+from typing import Final, NamedTuple
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from bench.servers import token
+from bench.servers import Server, token
 
 FORM: Final = ("book", "checkup", "2031-05-20", "ada@example.com")
 READY_SECONDS: Final = 20.0
 
 
+class Round(NamedTuple):
+    """Messages a second, the latency of each in seconds, and the server's processor time for one in µs."""
+
+    rate: float
+    latencies: list[float]
+    cpu_us: float
+
+
 class Load:
     """A number of clients of one server, each with one message under way at a time."""
 
-    def __init__(self, name: str, port: int, connections: int) -> None:
-        self._talker = TALKERS[name]
-        self._port = port
+    def __init__(self, server: Server, connections: int) -> None:
+        self._talker = TALKERS[server.name]
+        self._server = server
         self._connections = connections
         self._talkers: list[Talker] = []
         self.latencies: list[float] = []
@@ -26,7 +34,7 @@ class Load:
 
     async def open(self) -> "Load":
         """Connect all clients and bring each to the point where it may speak."""
-        url = f"ws://127.0.0.1:{self._port}{self._talker.path}"
+        url = f"ws://127.0.0.1:{self._server.port}{self._talker.path}"
         for number in range(self._connections):
             talker = await self._connect(number, url)
             await asyncio.wait_for(talker.ready.wait(), READY_SECONDS)
@@ -40,21 +48,21 @@ class Load:
         assert isinstance(talker, Talker)
         return talker
 
-    async def run(self, seconds: float) -> tuple[float, list[float]]:
-        """Return completed messages a second and their latencies in seconds."""
+    async def run(self, seconds: float) -> Round:
+        """Keep all clients talking for some seconds."""
         self.is_running = True
         for talker in self._talkers:
             talker.begin()
         await asyncio.sleep(seconds / 5)  # warm-up
         self.latencies = []
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), self._server.cpu_seconds()
         await asyncio.sleep(seconds)
-        took, latencies = time.perf_counter() - began, self.latencies
+        took, cpu, latencies = time.perf_counter() - began, self._server.cpu_seconds() - cpu, self.latencies
         self.is_running = False
         for talker in self._talkers:
             await asyncio.wait_for(talker.idle.wait(), READY_SECONDS)
             talker.check()
-        return len(latencies) / took, latencies
+        return Round(len(latencies) / took, latencies, cpu / max(1, len(latencies)) * 1e6)
 
     def close(self) -> None:
         """Disconnect all clients."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from bench.load import Load
+from bench.load import Load, Round
 from bench.servers import Server
 from bench.sockets import Socket, handshakes_per_second, hello, open_socket
 
@@ -42,7 +42,11 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; ``samples`` are the figures of the rounds, whose median ``figure`` is."""
+    """One line of the table; ``samples`` are the figures of the rounds, whose median ``figure`` is.
+
+    ``cpu_us`` is what the server's process used of its core for one message: other programs on the machine
+    disturb it less than they disturb rates.
+    """
 
     what: str
     figure: float
@@ -50,6 +54,7 @@ class Row:
     samples: list[float]
     p50_ms: float | None = None
     p99_ms: float | None = None
+    cpu_us: float | None = None
     ratios: list[Ratio] = field(default_factory=list)
 
 
@@ -79,32 +84,34 @@ TITLES: Final = {
 
 async def throughput(plan: Plan, names: list[str]) -> list[Row]:
     """Messages or turns a second of each program, 50 clients in a closed loop, in turn."""
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    latencies = {name: Latencies() for name in names}
+    rounds: dict[str, list[Round]] = {name: [] for name in names}
     servers = [Server(name, plan.directory) for name in names]
     try:
-        loads = {server.name: await Load(server.name, server.port, CONNECTIONS).open() for server in servers}
+        loads = {server.name: await Load(server, CONNECTIONS).open() for server in servers}
         for number in range(plan.rounds):
             for name in names if number % 2 else reversed(names):
-                rate, taken = await loads[name].run(plan.seconds)
-                rates[name].append(rate)
-                latencies[name].add(taken)
+                rounds[name].append(await loads[name].run(plan.seconds))
         for load in loads.values():
             load.close()
     finally:
         for server in servers:
             server.stop()
-    rows = {name: _throughput_row(name, rates[name], latencies[name]) for name in names}
+    rows = {name: _throughput_row(name, rounds[name]) for name in names}
     if "parley" in rows:
         for peer, goal in (("socketio", 1.0), ("echo", 0.3), ("langgraph", 30.0)):
             if peer in rows:
-                ratio = _by_round(rates["parley"], rates[peer])
+                ratio = _by_round(rows["parley"].samples, rows[peer].samples)
                 rows["parley"].ratios.append(Ratio(TITLES[peer], ratio, goal))
     return list(rows.values())
 
 
-def _throughput_row(name: str, rates: list[float], taken: Latencies) -> Row:
-    return Row(TITLES[name], median(rates), "/s", rates, taken.ms(50), taken.ms(99))
+def _throughput_row(name: str, rounds: list[Round]) -> Row:
+    rates = [taken.rate for taken in rounds]
+    latencies = Latencies()
+    for taken in rounds:
+        latencies.add(taken.latencies)
+    cpu_us = median(taken.cpu_us for taken in rounds)
+    return Row(TITLES[name], median(rates), "/s", rates, latencies.ms(50), latencies.ms(99), cpu_us)
 
 
 def _by_round(ours: list[float], theirs: list[float]) -> float:
@@ -114,17 +121,18 @@ def _by_round(ours: list[float], theirs: list[float]) -> float:
 async def latency(plan: Plan) -> list[Row]:
     """The median turn of a single client, against the bare echo's plus one fsync."""
     turns, echoes, syncs = Latencies(), Latencies(), Latencies()
-    turn_medians, ratios = [], []
+    turn_medians, ratios, cpus = [], [], []
     with Server("echo", plan.directory) as bare, Server("parley", plan.directory) as ours:
-        echo_load = await Load("echo", bare.port, 1).open()
-        turn_load = await Load("parley", ours.port, 1).open()
+        echo_load = await Load(bare, 1).open()
+        turn_load = await Load(ours, 1).open()
         for _ in range(plan.rounds):
-            _, echo = await echo_load.run(plan.seconds / 2)
+            echo = (await echo_load.run(plan.seconds / 2)).latencies
             sync = _fsyncs(plan.directory, plan.seconds / 2)
-            _, turn = await turn_load.run(plan.seconds / 2)
+            _, turn, cpu = await turn_load.run(plan.seconds / 2)
             echoes.add(echo)
             syncs.add(sync)
             turns.add(turn)
+            cpus.append(cpu)
             turn_medians.append(median(turn) * 1000)
             ratios.append(median(turn) / (median(echo) + median(sync)))
         echo_load.close()
@@ -132,8 +140,10 @@ async def latency(plan: Plan) -> list[Row]:
     floor = echoes.ms(50) + syncs.ms(50)
     against = f"typed echo {echoes.ms(50):.3f} + one fsync {syncs.ms(50):.3f} = {floor:.3f} ms"
     ratio = Ratio(against, median(ratios), 1.5, at_least=False)
-    figure = median(turn_medians)
-    return [Row("turn of one client", figure, "ms", turn_medians, turns.ms(50), turns.ms(99), [ratio])]
+    percentiles = turns.ms(50), turns.ms(99)
+    row = Row("turn of one client", median(turn_medians), "ms", turn_medians, *percentiles, median(cpus))
+    row.ratios.append(ratio)
+    return [row]
 
 
 def _fsyncs(directory: Path, seconds: float) -> list[float]:

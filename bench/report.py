@@ -19,12 +19,18 @@ RESULTS: Final = Path(__file__).parent / "results"
 def print_table(rows: list[Row], plan: Plan, console: Console) -> None:
     """Print all rows; a ratio that misses its goal is marked, and nothing else happens."""
     table = Table(title=f"{plan.rounds} rounds of {plan.seconds:g} s in turn, medians; {_cores()}")
-    for heading in ("what", "figure", "p50 ms", "p99 ms", "against", "ratio", "goal"):
+    for heading in ("what", "figure", "p50 ms", "p99 ms", "cpu µs", "against", "ratio", "goal"):
         table.add_column(heading, justify="left" if heading in ("what", "against") else "right")
     for row in rows:
-        figures = (row.what, _figure(row), _ms(row.p50_ms), _ms(row.p99_ms))
+        figures = (
+            row.what,
+            _figure(row),
+            _decimals(row.p50_ms, 2),
+            _decimals(row.p99_ms, 2),
+            _decimals(row.cpu_us, 0),
+        )
         for number, ratio in enumerate(row.ratios or [None]):
-            table.add_row(*(figures if number == 0 else ("", "", "", "")), *_comparison(ratio))
+            table.add_row(*(figures if number == 0 else ("",) * len(figures)), *_comparison(ratio))
     console.print(table)
 
 
@@ -55,8 +61,8 @@ def _figure(row: Row) -> str:
     return f"{row.figure:,.{digits}f} {row.unit}".replace(" /s", "/s")
 
 
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _decimals(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _comparison(ratio: Ratio | None) -> tuple[str, str, str]:
