@@ -33,6 +33,7 @@ from server.engine.inputs import (
 )
 from server.engine.reducer import conversation_not_found, reduce
 from server.engine.schedule import Claimant, wake_at
+from server.engine.seeds import Seeds
 from server.engine.types import Accepted, Command, Publication
 from storage.base import Clock, Commit, CommitOutcome, CommitUnknown, Expected, Store, StoreUnavailable
 from storage.models import (
@@ -165,6 +166,7 @@ class Engine:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
+        self._seeds = Seeds()
         self.stats = EngineStats()
 
     # --- life -------------------------------------------------------------------------------------
@@ -480,7 +482,7 @@ class Engine:
             record,
             event,
             now=self._clock.now(),
-            seed=os.urandom(16).hex(),
+            seed=self._seeds.next(),
             flows=self._catalog,
             claimant=self._claimant,
             conversation=key,
@@ -776,7 +778,7 @@ class Engine:
 
     async def _rewrite(self, key: Key, record: Conversation) -> None:
         expected = Expected(record.revision, record.fence)
-        after = replace(record, revision=record.revision + 1, commit_id=os.urandom(16).hex())
+        after = replace(record, revision=record.revision + 1, commit_id=self._seeds.next())
         self._cache.evict(key)
         try:
             await self._store.commit(Commit(expected, after, None))
