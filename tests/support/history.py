@@ -27,8 +27,8 @@ class Entry:
 
     ``opened`` and ``closed``: the socket. ``sent`` and ``received``: ``body`` is the frame. ``invoke``: the
     application hands a command over (``body`` is the frame without ``id``); it ends as ``settled`` (``body``
-    is ``{completed, said}``), ``refused`` (the error) or ``unknown``. ``shown``: an event reached the
-    application; ``skipped``: it was told that a snapshot replaces what it knew (``body`` the snapshot).
+    is ``{completed, data}``), ``refused`` (the error) or ``unknown``. ``shown``: an event reached the
+    application; ``skipped``: it was told that a snapshot of that offset replaces what it knew.
     """
 
     n: int
@@ -115,8 +115,8 @@ class Recorder:
     def invoke(self, conversation_id: str, key: str, frame: Frame) -> None:
         self._history.add(self.name, "invoke", conversation_id, key, dict(frame))
 
-    def settled(self, conversation_id: str, key: str, *, completed: bool, said: list[str | None]) -> None:
-        self._history.add(self.name, "settled", conversation_id, key, {"completed": completed, "said": said})
+    def settled(self, conversation_id: str, key: str, *, completed: bool, data: Any) -> None:
+        self._history.add(self.name, "settled", conversation_id, key, {"completed": completed, "data": data})
 
     def refused(self, conversation_id: str, key: str, error: Any) -> None:
         self._history.add(self.name, "refused", conversation_id, key, error)
@@ -124,11 +124,11 @@ class Recorder:
     def unknown(self, conversation_id: str, key: str) -> None:
         self._history.add(self.name, "unknown", conversation_id, key, None)
 
-    def shown(self, conversation_id: str, epoch: str, offset: int) -> None:
-        self._history.add(self.name, "shown", conversation_id, None, {"epoch": epoch, "offset": offset})
+    def shown(self, conversation_id: str, offset: int) -> None:
+        self._history.add(self.name, "shown", conversation_id, None, {"offset": offset})
 
-    def skipped(self, conversation_id: str, snapshot: Frame) -> None:
-        self._history.add(self.name, "skipped", conversation_id, None, dict(snapshot))
+    def skipped(self, conversation_id: str, offset: int) -> None:
+        self._history.add(self.name, "skipped", conversation_id, None, {"offset": offset})
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +157,11 @@ class EffectLog:
     """A file of effect lines that survives the writer's death: each line is one synced append."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def append(self, line: EffectLine) -> None:
         data = json.dumps({name: getattr(line, name) for name in line.__slots__}).encode() + b"\n"
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(descriptor, data)
             os.fsync(descriptor)
@@ -169,8 +169,6 @@ class EffectLog:
             os.close(descriptor)
 
     def read(self) -> list[EffectLine]:
-        if not self._path.exists():
+        if not self.path.exists():
             return []
-        return [
-            EffectLine(**json.loads(line)) for line in self._path.read_text(encoding="utf-8").splitlines()
-        ]
+        return [EffectLine(**json.loads(line)) for line in self.path.read_text(encoding="utf-8").splitlines()]

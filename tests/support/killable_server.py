@@ -1,0 +1,241 @@
+"""A server process that can be killed anywhere, and started again many times a second.
+
+Run as a program this is a *nursery*: it imports the server once and then, line by line from stdin, forks
+a child for each life. The child is an ordinary server: settings from its environment, a file database
+(the lock, the log and the recovery are real), a fixed port; only its store reports to ``failpoints`` what
+it is asked to do. So a life costs some 60 ms instead of most of a second, and CI affords hundreds.
+
+``Nursery`` is the test's side of it. The store alone serves ``python -m server serve`` too, as
+``PARLEY_STORE=tests.support.killable_server:open_store``; ``PARLEY_TEST_SYNCHRONOUS=OFF`` makes it careless.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sqlite3
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from storage.base import Commit, CommitOutcome, Due
+from storage.models import Conversation, EventBatch, InboxEntry, TimeMs
+from storage.sqlite import SqliteStore
+from tests.support import failpoints
+from tests.support.failpoints import reach
+
+ROOT: Final = Path(__file__).parents[2]
+PR_SET_PDEATHSIG: Final = 1
+READY_S: Final = 20.0
+
+
+class KillableStore(SqliteStore):
+    """The SQLite store, telling of what the engine asks it and of each statement that it executes."""
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        synchronous = os.environ.get("PARLEY_TEST_SYNCHRONOUS")
+        if synchronous:
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+        super()._prepare(connection)
+        connection.set_trace_callback(_executing)
+
+    async def load(self, tenant_id: str, conversation_id: str) -> Conversation | None:
+        reach("load.before")
+        return await super().load(tenant_id, conversation_id)
+
+    async def commit(self, commit: Commit) -> CommitOutcome:
+        reach("commit.before")
+        outcome = await super().commit(commit)
+        reach("commit.after")
+        return outcome
+
+    async def enqueue(self, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs) -> bool:
+        reach("enqueue.before")
+        queued = await super().enqueue(tenant_id, conversation_id, entry, wake_at)
+        reach("enqueue.after")
+        return queued
+
+    async def turn_end(
+        self, tenant_id: str, conversation_id: str, epoch: str, command_id: str, from_offset: int
+    ) -> EventBatch | None:
+        reach("turn_end.before")
+        return await super().turn_end(tenant_id, conversation_id, epoch, command_id, from_offset)
+
+    async def due(self, now: TimeMs, limit: int) -> list[Due]:
+        found = await super().due(now, limit)
+        if found:
+            reach("due.after")
+        return found
+
+
+def _executing(statement: str) -> None:
+    """Called before each statement of the writer, in its thread."""
+    reach(f"sql.{statement.split(None, 1)[0]}")
+
+
+def open_store(clock: Callable[[], TimeMs] | None = None) -> KillableStore:
+    """The factory that ``PARLEY_STORE`` names."""
+    return KillableStore(os.environ["PARLEY_TEST_DATABASE"], clock=clock)
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+
+def _tell(event: str, **fields: Any) -> None:
+    os.write(1, json.dumps({"event": event, **fields}).encode() + b"\n")
+
+
+def _die_with_parent() -> None:
+    """A test run that is killed must not leave servers behind (Linux only)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _nurse() -> None:
+    from server.app import serve  # noqa: F401 - loaded once, for all children
+
+    _die_with_parent()
+    _tell("open")
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _live(json.loads(line))
+        _tell("born", pid=child)
+        _, status = os.waitpid(child, 0)
+        _tell("ended", pid=child, signal=status & 0x7F, code=status >> 8)
+
+
+def _live(order: Mapping[str, Any]) -> None:
+    """Be a server until the end; never returns."""
+    from server.app import serve
+    from server.settings import Settings
+    from server.telemetry.logs import configure_logging
+
+    code = 1
+    try:
+        _die_with_parent()
+        os.close(0)
+        failpoints.arm(order["failpoint"])
+        settings = Settings.load(os.environ, {}, Path.cwd(), needs_secret=True)
+        configure_logging(settings.log_level, settings.log_format, secrets=[])
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(serve(settings, on_ready=lambda app: _tell("ready", pid=os.getpid())))
+    except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+# --- the test's side ------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Life:
+    """One child: who it is, and how it ended."""
+
+    pid: int
+    ready: bool = False
+    signal: int | None = None
+
+
+class Nursery:
+    """Starts servers one after the other, in ``folder``, on one port, over one database.
+
+    Args:
+        folder: holds ``flows``, the database and the logs.
+        port: the fixed port.
+        env: more variables for the servers.
+    """
+
+    def __init__(self, folder: Path, port: int, env: Mapping[str, str]) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.database = folder / "parley.db"
+        self.log = folder / "server.log"
+        self.lives: list[Life] = []
+        self._folder = folder
+        self._env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")},
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "clients/python/src")]),
+            "PARLEY_PORT": str(port),
+            "PARLEY_STORE": "tests.support.killable_server:open_store",
+            "PARLEY_TEST_DATABASE": str(self.database),
+            **env,
+        }
+        self._process: asyncio.subprocess.Process
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, folder: Path, port: int, env: Mapping[str, str]) -> AsyncIterator[Self]:
+        """Have a nursery for a block; everything that it started ends with it."""
+        nursery = cls(folder, port, env)
+        with nursery.log.open("ab") as log:
+            nursery._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.support.killable_server"),
+                cwd=folder, env=nursery._env, stderr=log, start_new_session=True,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        try:
+            await nursery._until("open")
+            yield nursery
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(nursery._process.pid, signal.SIGKILL)
+            await nursery._process.wait()
+
+    async def start(self, failpoint: str | None = None) -> Life:
+        """Begin a life; it may not get as far as being ready."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.write(json.dumps({"failpoint": failpoint}).encode() + b"\n")
+        life = Life((await self._until("born"))["pid"])
+        self.lives.append(life)
+        return life
+
+    async def ready(self, life: Life) -> bool:
+        """Wait until it serves (True) or has ended (False)."""
+        if not life.ready and life.signal is None:
+            await self._until("ready", "ended")
+        return life.ready
+
+    async def ended(self, life: Life, within_s: float | None = None) -> bool:
+        """Wait for its end, for that long at most; tell whether it has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while life.signal is None:
+                    await self._until("ready", "ended")
+        return life.signal is not None
+
+    async def kill(self, life: Life) -> None:
+        """SIGKILL from outside, wherever it is."""
+        if life.signal is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(life.pid, signal.SIGKILL)
+            await self.ended(life, READY_S)
+
+    async def _until(self, *events: str) -> dict[str, Any]:
+        """Read what the nursery tells until one of these; keep book of lives."""
+        assert self._process.stdout is not None
+        while True:
+            line = await self._process.stdout.readline()
+            if not line:
+                raise AssertionError(f"the nursery has died:\n{self.log.read_text()[-4000:]}")
+            told: dict[str, Any] = json.loads(line)
+            life = next((life for life in self.lives if life.pid == told.get("pid")), None)
+            if life is not None and told["event"] == "ready":
+                life.ready = True
+            elif life is not None and told["event"] == "ended":
+                life.signal = told["signal"]
+            if told["event"] in events:
+                return told
+
+
+if __name__ == "__main__":
+    _nurse()
