@@ -276,7 +276,7 @@ class Engine:
     ) -> Accepted | None:
         """Try once on ``record``; None: look again (freshly)."""
         if record is not None:
-            _authorise(record, principal)
+            _authorise(record, command, principal)
             known = await self._known(record, command)
             if known is not None:
                 return known if fresh else None
@@ -822,11 +822,13 @@ class Engine:
 # --- small judgements -----------------------------------------------------------------------------
 
 
-def _authorise(record: Conversation, principal: Principal) -> None:
-    """Writing takes the owner or ``conversations:write``; a tombstone is missing for everybody."""
+def _authorise(record: Conversation, command: Command, principal: Principal) -> None:
+    """Writing takes the owner, who acts for the owner (whoever made the command has checked that it may),
+    or ``conversations:write``; a tombstone is missing for everybody."""
     if record.deleted_at is not None:
         raise conversation_not_found()
-    if record.user_id != principal.user_id and not principal.may("conversations:write"):
+    user_id = command.body.get("user_id") or principal.user_id
+    if user_id != record.user_id and not principal.may("conversations:write"):
         raise conversation_not_found()
 
 

@@ -30,9 +30,16 @@ async def submit(frame: CommandFrame, caller: Caller, services: Services) -> byt
     require_tenant(principal, body.get("tenant_id"))
     body_hash = hash_body(body, user_id)
     body["user_id"] = user_id
-    body["locale"], body["timezone"] = caller.locale, caller.timezone
     key = frame.idempotency_key or secrets.token_hex(16)
-    command = Command(frame.type, frame.conversation_id, key, body_hash, body)
+    command = Command(
+        frame.type,
+        frame.conversation_id,
+        key,
+        body_hash,
+        body,
+        locale=caller.locale,
+        timezone=caller.timezone,
+    )
     arrived = perf_counter()
     accepted = await services.engine.submit(command, principal)
     if accepted.result is not None and not accepted.duplicate:
