@@ -78,11 +78,11 @@ def first_record(caller: int, run: str, ring: bool) -> Conversation:
 
 def events(first: int, key: str) -> tuple[Event, ...]:
     """Return what a turn of a form leaves in the log."""
-    message = {
+    message: dict[str, object] = {
         "message_id": key[:32], "role": "user", "type": "text", "text": "I need a consultation",
         "payload": None, "buttons": [], "metadata": {}, "user_id": "user-1",
     }  # fmt: skip
-    turn = {
+    turn: dict[str, object] = {
         "conversation_id": "c", "current_state": "who", "response": {"messages": [message]},
         "context_updates": {"slots": {"service": "consultation"}, "variables": {}},
         "actions_performed": [], "processing_time_ms": 1, "success": True, "ab_variant": None,
