@@ -26,7 +26,7 @@ PAGES = sorted(
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 SETTING = re.compile(r"\bPARLEY_[A-Z_]+[A-Z]\b")
-NOT_SETTINGS = {"PARLEY_TOKEN", "PARLEY_TEST_REQUIRE"}
+NOT_SETTINGS = {"PARLEY_TOKEN", "PARLEY_URL", "PARLEY_TEST_REQUIRE"}
 
 
 class Snippet(NamedTuple):
@@ -47,8 +47,8 @@ def snippets_of(page: Path) -> Iterator[Snippet]:
 SNIPPETS = [snippet for page in PAGES for snippet in snippets_of(page)]
 
 
-def each(language: str) -> pytest.MarkDecorator:
-    found = [snippet for snippet in SNIPPETS if snippet.language == language]
+def each(*languages: str) -> pytest.MarkDecorator:
+    found = [snippet for snippet in SNIPPETS if snippet.language in languages]
     names = [f"{snippet.page.relative_to(ROOT)}:{snippet.line}" for snippet in found]
     return pytest.mark.parametrize("snippet", found, ids=names)
 
@@ -72,7 +72,7 @@ def targets() -> set[str]:
 
 
 def test_every_fenced_block_says_what_it_is() -> None:
-    known = {"sh", "yaml", "toml", "python", "text", "json"}
+    known = {"sh", "console", "yaml", "toml", "python", "text", "json"}
     assert [snippet for snippet in SNIPPETS if snippet.language not in known] == []
 
 
@@ -92,7 +92,7 @@ def test_settings_on_a_page_are_settings(snippet: Snippet) -> None:
     assert tomllib.loads(snippet.text).keys() <= Settings.model_fields.keys()
 
 
-@each("sh")
+@each("sh", "console")
 def test_a_command_on_a_page_can_be_typed(snippet: Snippet) -> None:
     for words in commands_of(snippet):
         match words:
