@@ -437,6 +437,10 @@ def encode_bytes(obj: Any) -> bytes:
     return orjson.dumps(obj)
 
 
+HASH_DIGITS: Final = 32
+"""128 bits are ample to tell apart the commands of one key, and each record keeps 64 of them."""
+
+
 def command_body(frame: Command) -> dict[str, Any]:
     """Return a command as plain JSON without ``id`` and ``idempotency_key``; defaults are written out."""
     # The models are flat but for process.content, so their __dict__ is 5x faster than model_dump.
@@ -448,7 +452,7 @@ def command_body(frame: Command) -> dict[str, Any]:
 
 
 def body_hash(frame: Command, user_id: str) -> str:
-    """Return the SHA-256 (hex) by which a resent command is told from another one under its key.
+    """Return the hash (128 bits of SHA-256, hex) that tells a resent command from another under its key.
 
     Covers the validated frame without ``id`` and ``idempotency_key``, plus the user it acts for: a
     ``user_id`` left out and one's own written out are the same command. Field order does not matter.
@@ -459,4 +463,4 @@ def body_hash(frame: Command, user_id: str) -> str:
 def hash_body(body: Mapping[str, Any], user_id: str) -> str:
     """Return ``body_hash`` for a body that ``command_body`` has already made."""
     canonical = orjson.dumps({**body, "user_id": user_id}, option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(canonical).hexdigest()
+    return hashlib.sha256(canonical).hexdigest()[:HASH_DIGITS]

@@ -15,6 +15,7 @@ import orjson
 
 from storage.models import (
     Attempt,
+    CommandState,
     Conversation,
     Event,
     EventBatch,
@@ -97,10 +98,7 @@ def record_to_json(record: Conversation) -> dict[str, Json]:
         "execution": None if execution is None else _execution_to_json(execution),
         "turn": None if turn is None else _turn_to_json(turn),
         "inbox": [inbox_entry_to_json(entry) for entry in record.inbox],
-        "recent": [
-            (e.key, e.body_hash, e.status, e.execution_id, e.first_offset, e.last_offset)
-            for e in record.recent
-        ],
+        "recent": _ring_to_json(record.recent),
         "ring_full": record.ring_full,
         "reset_offset": record.reset_offset,
         "wake_at": record.wake_at,
@@ -110,6 +108,37 @@ def record_to_json(record: Conversation) -> dict[str, Json]:
         "last_activity": record.last_activity,
         "message_count": record.message_count,
     }
+
+
+def _ring_to_json(ring: tuple[RecentKey, ...]) -> list[Json]:
+    """Return the ring as rows. It is most of an idle record and is written with every commit, so a row
+    says in one letter how its turn stands, and 0 where its execution is that of the row before."""
+    rows: list[Json] = []
+    before: str | None = None
+    for e in ring:
+        execution: str | int | None = e.execution_id
+        if execution is not None and execution == before:
+            execution = 0
+        before = e.execution_id
+        rows.append((e.key, e.body_hash, e.status[0], execution, e.first_offset, e.last_offset))
+    return rows
+
+
+_STATUS: Final[Mapping[str, CommandState]] = {
+    "c": "completed",
+    "f": "failed",
+    "r": "running",
+    "q": "queued",
+}
+
+
+def _ring_from_json(rows: list[Json]) -> tuple[RecentKey, ...]:
+    ring: list[RecentKey] = []
+    before: str | None = None
+    for key, body_hash, status, execution, first, last in rows:
+        before = before if execution == 0 else execution
+        ring.append(RecentKey(key, body_hash, _STATUS[status], before, first, last))
+    return tuple(ring)
 
 
 def record_from_json(document: Mapping[str, Json]) -> Conversation:
@@ -142,7 +171,7 @@ def _record_from_v1(d: Mapping[str, Json]) -> Conversation:
         execution=None if execution is None else _execution_from_json(execution),
         turn=None if turn is None else _turn_from_json(turn),
         inbox=tuple(inbox_entry_from_json(entry) for entry in d["inbox"]),
-        recent=tuple(RecentKey(*row) for row in d["recent"]),
+        recent=_ring_from_json(d["recent"]),
         ring_full=d["ring_full"],
         reset_offset=d["reset_offset"],
         wake_at=d["wake_at"],
