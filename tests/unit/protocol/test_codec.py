@@ -308,7 +308,7 @@ def test_the_hash_does_not_depend_on_the_order_of_fields() -> None:
 
 def test_the_hash_is_the_same_for_ever() -> None:
     """Stored hashes outlive the process: this one changes only with a migration."""
-    assert body_hash(command(), "u") == "333e674de9f4e098d606558b46adc943aeef2d98cd37763d8e66cc01e2362fab"
+    assert body_hash(command(), "u") == "333e674de9f4e098d606558b46adc943"
 
 
 def test_commands_of_different_types_never_share_a_hash() -> None:
