@@ -5,6 +5,7 @@ import codecs
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from server.cli.screen import Screen
 
 TOKEN_TTL_S: Final = 3600
+_CHUNK_BYTES: Final = 65536
 HELP: Final = """\
 /new       begin another conversation
 /reset     begin this one afresh
@@ -186,11 +188,12 @@ def _why_ended(plan: _Plan, error: "ParleyError") -> str:
 class Lines:
     """The lines of standard input without their ends, as they come.
 
-    It waits for the descriptor and not in a thread: a thread that sits in a read of a terminal cannot be
-    ended, and holds up the end of the process.
+    It reads when the event loop says that there is something, and not in a thread: a thread that sits in a
+    read of a terminal cannot be ended, and holds up the end of the process.
     """
 
     def __init__(self) -> None:
+        self._read: deque[bytes] = deque()
         self._stopped = False
         self._error: Exception | None = None
         self._wakened = asyncio.Event()
@@ -207,37 +210,45 @@ class Lines:
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Yield the lines; the last one may lack its end."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        rest = ""
+        async for data in self._chunks():
+            *lines, rest = (rest + decoder.decode(data)).split("\n")
+            for line in lines:
+                yield line
+        if rest and not self._stopped:
+            yield rest
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
         if sys.stdin is None:
             return
         descriptor = sys.stdin.fileno()
         loop = asyncio.get_running_loop()
-        waits = True
         try:
-            loop.add_reader(descriptor, self._wakened.set)
-        except PermissionError:  # epoll takes no regular files; they can always be read
-            waits = False
+            loop.add_reader(descriptor, self._on_readable, descriptor)
+        except PermissionError:  # epoll takes no regular files; they never block
+            while (data := os.read(descriptor, _CHUNK_BYTES)) and not self._stopped:
+                yield data
+            return
         try:
-            async for line in self._read(descriptor, waits):
-                yield line
-        finally:
-            if waits:
-                loop.remove_reader(descriptor)
-
-    async def _read(self, descriptor: int, waits: bool) -> AsyncIterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        rest, data = "", b" "
-        while data:
-            if waits:
+            while not self._stopped:
                 await self._wakened.wait()
                 self._wakened.clear()
-            if self._stopped:
-                return
-            data = os.read(descriptor, 65536)
-            *lines, rest = (rest + decoder.decode(data, final=not data)).split("\n")
-            for line in lines:
-                yield line
-        if rest:
-            yield rest
+                while self._read:
+                    data = self._read.popleft()
+                    if not data:
+                        return
+                    yield data
+        finally:
+            loop.remove_reader(descriptor)
+
+    def _on_readable(self, descriptor: int) -> None:
+        """Read at once: readiness is only true now, and a second read would block."""
+        data = os.read(descriptor, _CHUNK_BYTES)
+        self._read.append(data)
+        if not data:
+            asyncio.get_running_loop().remove_reader(descriptor)
+        self._wakened.set()
 
 
 class _Talk:
@@ -348,11 +359,13 @@ class _Talk:
 
     async def _settle(self, stream: "TurnStream") -> None:
         """Wait for a turn; its events are shown with all others, only a refusal is not among them."""
-        from parley_client import ParleyError
+        from parley_client import ConnectionClosed, ParleyError
 
         try:
             async for _event in stream:
                 pass
+        except ConnectionClosed:
+            pass  # whoever waits for the connection says why it ended
         except ParleyError as error:
             self._screen.error(error)
             self._screen.prompt()

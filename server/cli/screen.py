@@ -111,17 +111,18 @@ class Screen:
         self._prompting = False
 
     def on_connection(self, event: ConnectionEvent) -> None:
-        """Show what happens to a connection that stood once."""
+        """Show what happens to the connection."""
         if event.state == "connected":
             if self._connected and self._lively:
                 self.notice("Connected again.")
                 self.prompt()
             self._connected = True
-        elif event.state == "disconnected" and self._connected and self._lively and event.attempt == 1:
-            self.notice(
-                "The connection is lost; it comes back by itself. What you say meanwhile is sent then."
-            )
-            self.prompt()
+        elif event.state == "disconnected" and self._lively and event.attempt == 1:
+            if self._connected:
+                self.notice("The connection is lost; trying to get it back. What you say now is sent then.")
+                self.prompt()
+            else:
+                self.notice("There is no answer yet; trying again.")
         elif event.state == "trouble" and isinstance(event.error, ParleyError):
             self.error(event.error)
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 ROOT = Path(__file__).parents[2]
 SECRET = "a-secret-for-tests-of-at-least-32-bytes"
@@ -57,15 +57,15 @@ def free_port() -> int:
 class _Output:
     """What a process has written to one of its streams; a thread reads it, so that the pipe never fills."""
 
-    def __init__(self, pipe: IO[bytes]) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._text = ""
         self._changed = threading.Condition()
         self._ended = False
-        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(descriptor,), daemon=True)
         self._thread.start()
 
-    def _read(self, pipe: IO[bytes]) -> None:
-        while data := os.read(pipe.fileno(), 65536):
+    def _read(self, descriptor: int) -> None:
+        while data := _read(descriptor):
             with self._changed:
                 self._text += data.decode(errors="replace")
                 self._changed.notify_all()
@@ -96,6 +96,13 @@ class _Output:
         self._thread.join(TIMEOUT_S)
 
 
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # what Linux says of a terminal whose other side is closed
+        return b""
+
+
 class Running:
     """A command that runs until it is stopped. As a context manager it is killed at the end."""
 
@@ -110,8 +117,8 @@ class Running:
         )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
-        self.out = _Output(self.process.stdout)
-        self.err = _Output(self.process.stderr)
+        self.out = _Output(self.process.stdout.fileno())
+        self.err = _Output(self.process.stderr.fileno())
 
     def say(self, line: str) -> None:
         """Write a line to its standard input."""
@@ -149,6 +156,44 @@ class Running:
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+class Terminal:
+    """A command in a terminal of its own, at which a person types."""
+
+    def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        self._keyboard, line = os.openpty()
+        self.process = subprocess.Popen(
+            command(*arguments),
+            cwd=cwd,
+            env=environment({"TERM": "xterm", **(env or {})}),
+            preexec_fn=lambda: os.login_tty(line),
+            pass_fds=[line],
+        )
+        os.close(line)
+        self.screen = _Output(self._keyboard)
+
+    def type(self, keys: str) -> None:
+        """Press keys; ``\\n`` is Return, ``\\x03`` Ctrl-C, ``\\x04`` Ctrl-D."""
+        os.write(self._keyboard, keys.encode())
+
+    def shows(self, pattern: str, after: int = 0) -> re.Match[str]:
+        """Wait until the screen shows it."""
+        return self.screen.wait_for(pattern, after)
+
+    def wait(self) -> int:
+        code = self.process.wait(TIMEOUT_S)
+        self.screen.close()
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(TIMEOUT_S)
+        self.screen.close()
+        os.close(self._keyboard)
 
 
 class Dev(Running):
