@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from protocol.codec import CodecLimits
+from protocol.codec import CodecLimits, decode
 from protocol.errors import CloseCode, ErrorCode, Refused
 from protocol.session import Close, Handle, Reply, SendPing, Session, SessionLimits, error_frame
 
@@ -142,8 +142,6 @@ def test_a_clock_that_steps_back_harms_nobody() -> None:
 
 
 def decoded(text: str) -> Any:
-    from protocol.codec import decode
-
     return decode(text, CodecLimits())
 
 

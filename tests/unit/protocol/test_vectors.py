@@ -1,13 +1,13 @@
 """The golden vectors hold: against the server's codec and session, and among themselves."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from protocol.codec import CodecLimits, decode
 from protocol.errors import ErrorCode, InvalidFrame, Refused, may_reconnect
-from protocol.frames import SERVER_FRAME
+from protocol.frames import SERVER_FRAME, ServerFrame
 from protocol.session import Action, Close, Handle, Reply, SendPing, Session, SessionLimits, error_frame
 from tests.unit.protocol.reference_client import ReferenceClient
 from tests.unit.protocol.wire import load, wire_input
@@ -58,10 +58,6 @@ def test_server_frame_vector_matches_the_models(case: Case) -> None:
 
 
 def _server_models() -> Iterator[Any]:
-    from typing import get_args
-
-    from protocol.frames import ServerFrame
-
     yield from get_args(get_args(ServerFrame)[0])
 
 
