@@ -218,16 +218,7 @@ class Hub:
             Refused: ``conversation_not_found``, ``bad_request`` beyond 100 conversations.
             StoreUnavailable: nothing was sent, and what was watched before still is.
         """
-        known = conversation_id in watcher.subscriptions
-        subscription = await self._attach(watcher, conversation_id)
-        try:
-            record = await self._visible(watcher.principal, conversation_id)
-            missed = await self._missed(record, resume) if record is not None else None
-        except BaseException as error:
-            if not known or isinstance(error, Refused):
-                self._detach(subscription)
-            raise
-        subscription.topic.rest(subscription)
+        subscription, record, missed = await self._look_up(watcher, conversation_id, resume)
         recovered = missed is not None if record is not None else resume is None
         epoch, offset = (record.epoch, record.offset) if record is not None else (None, 0)
         watcher.outbox.put(reply(Standing(conversation_id, epoch, offset, recovered)))
@@ -236,6 +227,25 @@ class Hub:
             await self._begin(subscription, turn, record, resume, missed)
         except StoreUnavailable:
             self._strays.add(subscription)  # it was answered already; a later tick brings the snapshot
+
+    async def _look_up(
+        self, watcher: Watcher, conversation_id: str, resume: Resume | None
+    ) -> tuple[Subscription, Conversation | None, Sequence[EventBatch] | None]:
+        """Attach, then read: what is committed from here on reaches the topic."""
+        known = conversation_id in watcher.subscriptions
+        while True:
+            subscription = await self._attach(watcher, conversation_id)
+            try:
+                record = await self._visible(watcher.principal, conversation_id)
+                missed = await self._missed(record, resume) if record is not None else None
+            except BaseException as error:
+                if not known or isinstance(error, Refused):
+                    self._detach(subscription)
+                raise
+            if not subscription.gone:
+                subscription.topic.rest(subscription)
+                return subscription, record, missed
+            # It was deleted, or another's creation detached us, while we read: look again.
 
     def unsubscribe(self, watcher: Watcher, conversation_id: str) -> bool:
         """Stop watching. False: it was not watched."""
@@ -305,7 +315,7 @@ class Hub:
                 topic.remove(subscription)
                 subscription.watcher.outbox.put(notice)
         if topic.live == 0:
-            topic.epoch, topic.delivered = None, 0
+            topic.begin(None, 0)
         self._drop_if_unwatched(topic)
 
     # --- catching up ------------------------------------------------------------------------------
@@ -330,9 +340,10 @@ class Hub:
             return None
         if after == record.offset:
             return []
+        # The first batch may begin before `after` and counts whole; hence the wider limit.
         batches = await self._store.events(
             record.tenant_id, record.conversation_id, record.epoch, after,
-            limit=REPLAY_MAX_EVENTS, max_bytes=REPLAY_MAX_BYTES,
+            limit=2 * REPLAY_MAX_EVENTS, max_bytes=REPLAY_MAX_BYTES,
         )  # fmt: skip
         position = after
         for batch in batches:
@@ -436,8 +447,8 @@ class Hub:
             self._heal_soon(topic)
             return
         others = [other for other in topic.subscriptions if other is not subscription and other.live]
-        topic.epoch, topic.owner, topic.delivered = record.epoch, record.user_id, subscription.to
-        topic.early = None
+        topic.begin(record.epoch, subscription.to)
+        topic.owner = record.user_id
         self._resync(others)
 
     def _ended(self, subscription: Subscription) -> None:
@@ -478,13 +489,13 @@ class Hub:
         try:
             await self._read_on(topic)
         except StoreUnavailable:
+            topic.healing, topic.heal_at_ms = False, None
             self._heal_later(topic)
             raise
-        finally:
-            topic.healing, topic.heal_at_ms = False, None
+        topic.healing, topic.heal_at_ms = False, None
         self.healed += 1
         self._gapped.discard(topic)
-        if topic.early:
+        if topic.heard > topic.delivered:
             self._heal_later(topic)
 
     async def _read_on(self, topic: Topic) -> None:
@@ -493,7 +504,6 @@ class Hub:
         if record is None or record.deleted_at is not None:
             if topic.epoch is not None:
                 self._dissolve(topic)
-            topic.early = None
             return
         if topic.epoch is None and topic.live:
             topic.born(record.epoch, record.user_id)

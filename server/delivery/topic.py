@@ -88,11 +88,12 @@ class Topic:
 
     ``epoch`` None: it does not exist as far as is known. ``live`` counts the live subscriptions; while
     there is none, nobody relies on the order, and the topic only notes how far the log has come.
+    ``heard`` is the highest offset that any commit spoke of; above ``delivered`` something is missing.
     ``behind`` are those that a frame was too large for; the hub catches them up with a snapshot.
     """
 
-    __slots__ = ("behind", "conversation_id", "delivered", "early", "epoch", "heal_at_ms", "healing", "live",
-                 "owner", "partials", "subscriptions", "tenant_id")  # fmt: skip
+    __slots__ = ("behind", "conversation_id", "delivered", "early", "epoch", "heal_at_ms", "healing", "heard",
+                 "live", "owner", "partials", "subscriptions", "tenant_id")  # fmt: skip
 
     def __init__(self, tenant_id: str, conversation_id: str) -> None:
         self.tenant_id = tenant_id
@@ -100,6 +101,7 @@ class Topic:
         self.owner: str | None = None
         self.epoch: str | None = None
         self.delivered = 0
+        self.heard = 0
         self.live = 0
         self.subscriptions: dict[Subscription, None] = {}
         self.early: dict[int, CommitFrames] | None = None
@@ -134,7 +136,7 @@ class Topic:
     def enliven(self, subscription: Subscription) -> bool:
         """Deliver to ``subscription`` from now on, if it stands where that leaves neither gap nor double."""
         if self.live == 0 and self.epoch is None and subscription.epoch is not None:
-            self.epoch, self.delivered = subscription.epoch, subscription.to
+            self.begin(subscription.epoch, subscription.to)
         if self.epoch != subscription.epoch or subscription.to < self.delivered:
             return False
         if not subscription.live:
@@ -142,9 +144,16 @@ class Topic:
             self.live += 1
         return True
 
+    def begin(self, epoch: str | None, delivered: int) -> None:
+        """Take another life of the conversation up, where it stands."""
+        self.epoch = epoch
+        self.delivered = self.heard = delivered
+        self.early = None
+
     def born(self, epoch: str, owner: str | None) -> None:
         """The conversation exists now. Who waited for it and may not see it is detached silently."""
-        self.epoch, self.owner, self.delivered = epoch, owner, 0
+        self.begin(epoch, 0)
+        self.owner = owner
         for subscription in list(self.subscriptions):
             audience = audience_for(subscription.watcher.principal, owner)
             if audience is None:
@@ -166,12 +175,13 @@ class Topic:
                 self.born(commit.epoch, owner)
         elif commit.last_offset <= self.delivered:
             return Arrival.TAKEN
+        self.heard = max(self.heard, commit.last_offset)
         if commit.epoch != self.epoch or commit.first_offset != self.delivered + 1:
             self._keep(commit)
             return Arrival.EARLY
         self.deliver(commit)
         self.deliver_early()
-        return Arrival.EARLY if self.early else Arrival.TAKEN
+        return Arrival.EARLY if self.heard > self.delivered else Arrival.TAKEN
 
     def _note(self, commit: CommitFrames, owner: str | None) -> None:
         """Nobody relies on the order: remember how far the log reaches."""
@@ -180,6 +190,7 @@ class Topic:
         else:
             self.epoch, self.delivered = commit.epoch, commit.last_offset
         self.owner = owner
+        self.heard = self.delivered
         self.early = None
 
     def _keep(self, commit: CommitFrames) -> None:
