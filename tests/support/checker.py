@@ -32,21 +32,27 @@ UNDECIDED: Final = frozenset({"store_unavailable", "internal", "overloaded", "ra
 
 
 def check(
-    history: History, logs: Mapping[str, Log], effects: Sequence[EffectLine] = (), *, calm: bool = True
+    history: History,
+    logs: Mapping[str, Log],
+    effects: Sequence[EffectLine] | None = None,
+    *,
+    calm: bool = True,
 ) -> list[Violation]:
     """Hold a run against the log; return what was broken (empty: nothing).
 
     Args:
         history: what the clients did and saw.
         logs: the log of every conversation that exists, by id, read after the run.
-        effects: what the actions did.
+        effects: what the actions did; None: nobody wrote that down.
         calm: the run was let come to rest, so everybody has been answered and nothing is open.
     """
-    evidence = Evidence(history.entries, history.audiences, logs, effects)
+    evidence = Evidence(history.entries, history.audiences, logs, effects or ())
     rules: list[Callable[[Evidence], Iterable[Violation]]] = [
-        *(_log_is_whole, _acked_is_durable, _once, _refused_left_nothing, _effects_once, _sent_order),
+        *(_log_is_whole, _acked_is_durable, _once, _refused_left_nothing, _sent_order),
         *(observers.all_agree, observers.gaps_heal, observers.all_handed_on, observers.states_are_folds),
     ]
+    if effects is not None:
+        rules.append(_effects_once)
     if calm:
         rules += [_all_answered, _nothing_open, observers.ends_seen]
     return [violation for rule in rules for violation in rule(evidence)]

@@ -28,7 +28,7 @@ from storage.models import Audience
 from tests.support.history import History
 
 WORDS: Final = ("tea", "coffee", "two milk", "3", "2 tea", "what?", "12 coffee", "/restart")
-ON_BUSY: Final[tuple[Literal["interrupt", "reject"] | None, ...]] = (None, "interrupt", "reject")
+OnBusy = Literal["enqueue", "interrupt", "reject"]
 BUFFER: Final = 1_000_000
 
 
@@ -134,19 +134,23 @@ class Device:
             await self.reload()
         elif chance < 0.30:
             words = self.random.sample(WORDS, 3)
-            calls = [asyncio.create_task(self.say(conversation_id, word)) for word in words]
+            calls = [asyncio.create_task(self.say(conversation_id, word, **self._manner())) for word in words]
             await asyncio.sleep(0)  # they leave in this order
             self._calls.update(calls)
             for call in calls:
                 call.add_done_callback(self._calls.discard)
         else:
             patience = 0.01 if self.random.random() < 0.1 else None
-            await self.say(conversation_id, self.random.choice(WORDS), timeout=patience)
+            await self.say(conversation_id, self.random.choice(WORDS), timeout=patience, **self._manner())
 
-    async def say(self, conversation_id: str, text: str, *, timeout: float | None = None) -> Turn | None:
+    def _manner(self) -> dict[str, Any]:
+        return {"on_busy": self.random.choices((None, "interrupt", "reject"), (8, 1, 1))[0]}
+
+    async def say(
+        self, conversation_id: str, text: str, *, on_busy: OnBusy | None = None, timeout: float | None = None
+    ) -> Turn | None:
         """Say something and wait for the turn's end; None: it failed, was refused, or is unknown."""
         chat = self._chats[conversation_id]
-        on_busy = self.random.choices(ON_BUSY, (8, 1, 1))[0]
         frame = {"content": {"type": "text", "text": text}, "on_busy": on_busy}
         return await self.command(
             conversation_id, "process",
