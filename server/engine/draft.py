@@ -267,7 +267,7 @@ class Draft:
         message: dict[str, Any] = {
             "message_id": self.new_id("m"),
             "role": role,
-            "type": "button" if text is None else "text",
+            "type": "text",
             "text": text,
             "payload": payload,
             "buttons": [],
