@@ -35,6 +35,8 @@ def main() -> int:
         rows = uvloop.run(_measure(plan, arguments.only or list(PROGRAMS), console))
     report.print_table(rows, plan, console)
     console.print(f"Written to {report.write_json(rows, plan)}")
+    if arguments.readme:
+        report.write_readme(rows, plan)
     return 0
 
 
@@ -43,6 +45,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=PROGRAMS, metavar="NAME", help=", ".join(PROGRAMS))
     parser.add_argument("--short", action="store_true", help="under a minute: that it works, little more")
     parser.add_argument("--rounds", type=int, help="instead of 5 (short: 2)")
+    parser.add_argument("--readme", action="store_true", help="put the figures into README.md")
     parser.add_argument("--directory", type=Path, help="where databases go; must be on a real disk")
     return parser.parse_args()
 

@@ -2,6 +2,8 @@
 
 import json
 import platform
+import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,9 @@ from bench.measures import Plan, Ratio, Row
 from bench.servers import can_pin
 
 RESULTS: Final = Path(__file__).parent / "results"
+README: Final = Path(__file__).parents[1] / "README.md"
+BEGIN: Final = "<!-- figures:begin (make bench ARGS=--readme) -->"
+END: Final = "<!-- figures:end -->"
 
 
 def print_table(rows: list[Row], plan: Plan, console: Console) -> None:
@@ -50,6 +55,33 @@ def write_json(rows: list[Row], plan: Plan) -> Path:
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
     return path
+
+
+def write_readme(rows: list[Row], plan: Plan) -> None:
+    """Put the rows into the README, between its marks."""
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = "\n".join(_markdown(rows, plan))
+    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
+def _markdown(rows: list[Row], plan: Plan) -> Iterator[str]:
+    yield f"`make bench`, {plan.rounds} rounds of {plan.seconds:g} s in turn, medians; {_cores()};"
+    yield f"Python {platform.python_version()}. The ratios tell more than the figures: both sides ran in turn here."
+    yield ""
+    yield "| what | figure | p50 / p99 ms | against | ratio | goal |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        percentiles = "" if row.p50_ms is None else f"{_decimals(row.p50_ms, 2)} / {_decimals(row.p99_ms, 2)}"
+        figures = (row.what, _figure(row), percentiles)
+        for number, ratio in enumerate(row.ratios or [None]):
+            yield f"| {' | '.join((*(figures if number == 0 else ('', '', '')), *_plain(ratio)))} |"
+
+
+def _plain(ratio: Ratio | None) -> tuple[str, str, str]:
+    against, value, goal = _comparison(ratio)
+    return against, re.sub(r"\[.*?\]", "", value), goal
 
 
 def _cores() -> str:
