@@ -87,9 +87,11 @@ def chat(
     as its input it says each line, waits for the reply, and prints that; then the exit code is 1 if
     something was refused.
     """
-    settings, signer = _credentials(Project.at(place), token, user_id)
+    project = Project.at(place)
+    settings, signer = _credentials(project, token, user_id)
     plan = _Plan(
-        url=url or Project.at(place).address() or _url_of(settings),
+        command=project.command("chat"),
+        url=url or project.address() or _url_of(settings),
         token=signer,
         conversation_id=conversation,
         flow_id=flow_id,
@@ -101,6 +103,7 @@ def chat(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
+    command: str  # how to come back
     url: str
     token: str | Callable[[], str]
     conversation_id: str | None
@@ -297,7 +300,8 @@ class _Talk:
                 else:
                     self._screen.prompt()
         finally:
-            self._screen.notice(f"\nGo on with: parley chat --conversation {self._chat.conversation_id}")
+            again = f"{self._plan.command} --conversation {self._chat.conversation_id}"
+            self._screen.notice(f"\nGo on with: {again}")
         self._lines.check()
         return OK
 

@@ -3,8 +3,6 @@
 import asyncio
 import ipaddress
 import os
-import shutil
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,7 @@ import rich_click as click
 from server.cli.errors import USAGE, CliError
 from server.cli.options import overrides_of, with_project, with_settings
 from server.cli.project import DEV_TENANT, DEV_USER, Project, shown
-from server.cli.serving import check_flows_folder, run_server, shown_url
+from server.cli.serving import announce, check_flows_folder, run_server, shown_url
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,7 +96,7 @@ class _Development:
         url = shown_url(app.url)
         self._project.write_address(url)
         _report(app.flows)
-        click.echo(_welcome(self._project, self._settings, url, app.catalog.flow_ids()))
+        announce(_welcome(self._project, self._settings, url, app.catalog.flow_ids()))
         self._watching = asyncio.create_task(self._watch(app.catalog))
 
     async def _watch(self, catalog: "Catalog") -> None:
@@ -154,7 +152,7 @@ def _report(report: "FolderReport") -> None:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    announce(line, err=True)
 
 
 def _flows(flow_ids: tuple[str, ...]) -> str:
@@ -175,9 +173,9 @@ def _welcome(project: Project, settings: Settings, url: str, flow_ids: tuple[str
     return f"""\
 Parley serves {_flows(flow_ids)} on {url}
 
-Talk to it:   {_program()} chat{_place(project)}
+Talk to it:   {project.command("chat")}
 Token:        {token}
-              (user "{DEV_USER}", 12 hours; another: {_program()} token{_place(project)} --user U)
+              (user "{DEV_USER}", 12 hours; another: {project.command("token")} --user U)
 
 From Python:
 
@@ -193,18 +191,3 @@ From Python:
 
 Flows are read from {shown(settings.flows)}, again whenever they change. Ctrl-C stops.
 """
-
-
-def _place(project: Project) -> str:
-    return "" if project.folder == Path.cwd() else f" {shown(project.folder)}"
-
-
-def _program() -> str:
-    """Return how this program is called here."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return "python -m server"
-    found = shutil.which(called.name)
-    if found is not None and Path(found).resolve() == called.resolve():
-        return called.name
-    return os.path.relpath(called)

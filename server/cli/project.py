@@ -9,6 +9,8 @@ import errno
 import json
 import os
 import secrets
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -155,6 +157,11 @@ class Project:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def command(self, name: str) -> str:
+        """Return how to run a command for this project from the current folder, the way this one was."""
+        place = [] if self.folder == Path.cwd() else [shlex.quote(shown(self.folder))]
+        return " ".join([_program(), name, *place])
+
     @property
     def _secret_path(self) -> Path:
         return self.state / "secret"
@@ -181,6 +188,16 @@ class Project:
         with contextlib.suppress(FileExistsError):
             os.link(draft, self._secret_path)
         draft.unlink()
+
+
+def _program() -> str:
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m server"
+    found = shutil.which(called.name)
+    if found is not None and Path(found).resolve() == called.resolve():
+        return called.name
+    return shlex.quote(os.path.relpath(called))
 
 
 def _has_flows(folder: Path) -> bool:

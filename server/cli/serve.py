@@ -8,7 +8,7 @@ import rich_click as click
 
 from server.cli.options import overrides_of, with_project, with_settings
 from server.cli.project import Project
-from server.cli.serving import check_flows_folder, run_server, shown_url
+from server.cli.serving import announce, check_flows_folder, run_server, shown_url
 
 if TYPE_CHECKING:
     from server.app import Application
@@ -31,6 +31,6 @@ def serve(place: Path | None, as_json: bool, **flags: Any) -> int:
 
     def on_ready(app: "Application") -> None:
         url = shown_url(app.url)
-        click.echo(json.dumps({"url": url}) if as_json else f"Parley serves on {url}")
+        announce(json.dumps({"url": url}) if as_json else f"Parley serves on {url}")
 
     return run_server(project, settings, dev=False, on_ready=on_ready)

@@ -1,10 +1,13 @@
 """Running a server from the command line: what can go wrong at its start, as sentences."""
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
+
+import rich_click as click
 
 from server.cli.errors import CANNOT_START, CliError
 from server.cli.project import Project, shown
@@ -58,6 +61,12 @@ def run_server(
         ) from None
     except OSError as error:
         raise CliError(_why_not_listening(settings, error), CANNOT_START) from None
+
+
+def announce(text: str, *, err: bool = False) -> None:
+    """Print; a server goes on where nobody reads its output any more."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=err)
 
 
 def shown_url(url: str) -> str:

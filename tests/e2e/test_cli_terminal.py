@@ -43,7 +43,7 @@ def test_a_person_talks_presses_a_button_and_leaves(project: Path, dev: Dev) -> 
         chat.shows("One large coffee")
         chat.type("\x04")
         assert chat.wait() == 0
-        assert "parley chat --conversation c1" in chat.screen.text
+        assert "chat --conversation c1" in chat.screen.text
 
 
 def test_ctrl_c_ends_a_chat_at_once(project: Path, dev: Dev) -> None:

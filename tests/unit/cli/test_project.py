@@ -157,3 +157,11 @@ def test_a_damaged_address_is_none(here: Path, text: str) -> None:
 def test_paths_are_shown_as_one_would_write_them(here: Path) -> None:
     assert shown(here / "a" / "b") == "a/b"
     assert shown(Path("/etc/x")) == "/etc/x"
+
+
+def test_a_command_is_shown_as_it_can_be_typed_here(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/x/server/__main__.py"])
+    assert Project(here).command("chat") == "python -m server chat"
+    assert Project(here / "my shop").command("token") == "python -m server token 'my shop'"
+    monkeypatch.setattr("sys.argv", [str(here / ".venv/bin/parley")])
+    assert Project(here).command("chat") == ".venv/bin/parley chat"
