@@ -22,6 +22,8 @@ from .records import HistoryPage, Message, Snapshot, State, Turn, items, mapping
 Json = Any
 
 REQUEST_TIMEOUT_S: Final = 30.0
+HOLD_S: Final = 1.0
+"""How long the end of a turn that an ack told waits for the turn's events, which normally come with it."""
 
 
 class TurnStream(Stream[AnyEvent]):
@@ -107,6 +109,8 @@ class AsyncConversation:
         self._mirror = Mirror(conversation_id)
         self._calls: dict[str, list[Call]] = {}
         self._held: dict[str, out.Settled] = {}
+        self._hold_timer: Timer | None = None
+        self._deaf = False
         self._streams: weakref.WeakSet[Stream[AnyEvent]] = weakref.WeakSet()
         self._ready: list[asyncio.Future[None]] = []
         self._closed: ParleyError | None = None
@@ -475,6 +479,7 @@ class AsyncConversation:
 
     def on_dispatch(self, output: out.Dispatch) -> None:
         """Hand out events: to the mirror, to readers of all, and to the callers whose command caused them."""
+        self._deaf = False
         self._mirror.apply(output.epoch, output.to, output.events)
         for raw in output.events:
             key = raw.get("command_id")
@@ -493,6 +498,7 @@ class AsyncConversation:
 
     def on_replace(self, output: out.Replace) -> None:
         """A snapshot: what was held back for earlier events is due."""
+        self._deaf = False
         self._mirror.replace(output.snapshot)
         event = SnapshotReplaced(conversation_id=self.conversation_id, snapshot=self.snapshot)
         self._push(event)
@@ -558,6 +564,8 @@ class AsyncConversation:
             return
         self._held[output.key] = output
         self._release()
+        if self._held and self._hold_timer is None:
+            self._hold_timer = self._connection.clock.call_later(HOLD_S, self._stop_holding)
 
     def on_refusal(self, output: out.Refusal) -> None:
         """The command was refused."""
@@ -574,6 +582,8 @@ class AsyncConversation:
         self._closed = error
         self._release(everything=True)
         self._fail_calls(error)
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
         for stream in list(self._streams):
             stream.finish(None if error.code == "connection_closed" and _normal(error) else error.fresh())
         self._streams.clear()
@@ -599,13 +609,19 @@ class AsyncConversation:
                 else:
                     waiter.set_exception(error.fresh())
 
+    def _stop_holding(self) -> None:
+        """The events do not come: this principal may speak in the conversation, and not see it."""
+        self._hold_timer = None
+        self._deaf = True
+        self._release()
+
     def _release(self, *, everything: bool = False) -> None:
         """Finish the callers whose turn has ended and whose events, if they still come, have come."""
         if not self._held:
             return
         session = self._connection.session
         epoch, offset = session.cursor(self.conversation_id)
-        live = session.live(self.conversation_id) and not everything
+        live = session.live(self.conversation_id) and not everything and not self._deaf
         for key, settled in list(self._held.items()):
             if live and settled.through is not None:
                 through_epoch, through = settled.through
@@ -613,6 +629,9 @@ class AsyncConversation:
                     continue
             del self._held[key]
             self._finish_calls(settled)
+        if not self._held and self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
 
     def _finish_calls(self, settled: out.Settled) -> None:
         error = None if settled.completed else error_from_wire(mapping(settled.data.get("error")))

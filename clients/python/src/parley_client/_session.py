@@ -31,7 +31,8 @@ where the caller chose ``on_busy: reject``. After a new ``welcome`` the unacknow
 again, same key, before those behind it. A command settles once: by its ``turn.*`` event, by an ack with
 ``result``, or by a final error, whichever tells first. What was accepted and has not ended when a snapshot
 replaces the events is sent again too: its key makes that a question (the ack of a duplicate reports status
-and result).
+and result). So is what is open when a ping does not name the conversation: who waited for a conversation
+that another user then made is detached in silence.
 
 **Requests** (``state``, ``history``) change nothing: sent again after reconnecting, retried like commands.
 
@@ -607,6 +608,9 @@ class Session:
                 chat.patience -= 1
                 if chat.patience < 0:
                     self._resume(chat)
+            elif chat.phase is _Phase.LIVE and chat.conversation_id not in _mapping(offsets):
+                self._ask_again(chat)
+                self._offer(chat)
 
     def _on_auth_required(self, frame: Mapping[str, Json], now_ms: int) -> None:
         self._out.append(NeedToken())
