@@ -4,12 +4,24 @@ Times are integers: milliseconds since the Unix epoch, UTC. Ids are strings. A v
 what ``orjson`` reads and writes. Records are never changed in place: ``dataclasses.replace`` makes the
 next one, so a cached record is safe to share.
 
-The field names are those of the API (``docs/reference/records.md``).
+The field names are those of the API.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as record
+else:
+
+    def record(*, frozen: bool, slots: bool) -> Any:
+        """Make a record: frozen for the type checker, which finds every assignment there is.
+
+        At run time a frozen dataclass sets each field by a call, which is a tenth of a whole turn here.
+        """
+        return dataclass(slots=slots)
+
 
 Json = Any
 TimeMs = int
@@ -45,7 +57,7 @@ TOMBSTONE_MS: Final = 30 * 24 * 3600 * 1000
 LATE_FLUSH_MS: Final = 60_000
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Lease:
     """An instance's claim on a conversation while an effect runs; void after ``until``."""
 
@@ -53,7 +65,7 @@ class Lease:
     until: TimeMs
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Event:
     """What happened. ``audience`` is the least audience that may see it and stays off the wire."""
 
@@ -68,10 +80,9 @@ class Event:
     audience: Audience = "owner"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EventBatch:
-    """The events of one commit: contiguous offsets, never merged or split. May hold no events
-    (``first_offset == last_offset + 1``) only as a value in flight; such a batch is not stored."""
+    """The events of one commit: at least one, contiguous offsets, never merged or split."""
 
     epoch: str
     first_offset: int
@@ -82,7 +93,7 @@ class EventBatch:
     events: tuple[Event, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class InboxEntry:
     """A command that waits for its turn. ``command`` is the validated frame without its ``id``."""
 
@@ -94,7 +105,7 @@ class InboxEntry:
     void: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RecentKey:
     """One entry of the idempotency ring."""
 
@@ -106,7 +117,7 @@ class RecentKey:
     last_offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Question:
     """One question of a pending request."""
 
@@ -117,7 +128,7 @@ class Question:
     required: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Pending:
     """An open (or decided) request of an execution to a person."""
 
@@ -136,7 +147,7 @@ class Pending:
     decided: Mapping[str, Json] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Attempt:
     """An effect whose intent is committed and whose result is not.
 
@@ -158,7 +169,7 @@ class Attempt:
     reconciling: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Frame:
     """One call of a flow inside an execution; ``frame`` numbers are never reused."""
 
@@ -172,7 +183,7 @@ class Frame:
     tries: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Execution:
     """One run of a flow version in a conversation."""
 
@@ -201,7 +212,7 @@ class Execution:
     completed_at: TimeMs | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OpenTurn:
     """What the running turn has gathered for its ``turn.*`` event, kept over several commits.
 
@@ -218,7 +229,7 @@ class OpenTurn:
     steps: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Conversation:
     """The durable aggregate: user, slots, variables, current execution, and where its log stands.
 
@@ -259,11 +270,11 @@ class Conversation:
 
     @property
     def busy(self) -> bool:
-        """Whether a new command has to wait: an effect runs or waits to be retried, or the inbox is not empty."""
+        """Whether a new command waits: an effect runs, or is to be retried, or the inbox is not empty."""
         return bool(self.inbox) or (self.execution is not None and self.execution.status == "running")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FlowVersion:
     """A published version of a flow; immutable. ``source`` is its YAML or JSON text."""
 
@@ -278,7 +289,7 @@ class FlowVersion:
     published_at: TimeMs = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Flow:
     """A flow's head: which version is newest, whether it is the tenant's default."""
 

@@ -127,7 +127,7 @@ class Actions:
         return cls(functions)
 
     async def run(self, name: str, context: ActionContext, arguments: Mapping[str, Any]) -> Any | Failure:
-        """Call the action; return its value as plain JSON, or a ``Failure``. Never raises but CancelledError."""
+        """Call the action; return its value as plain JSON, or a ``Failure``. Raises only CancelledError."""
         function = self._functions.get(name)
         if function is None:
             return Failure("error", f'The action "{name}" is not available on this server.')
@@ -142,7 +142,7 @@ class Actions:
         except _UNAVAILABLE as error:
             log.warning("action %s: %s", name, type(error).__name__, exc_info=True)
             return Failure("unavailable", f'The action "{name}" could not reach what it needs.', unknown=True)
-        except Exception as error:  # noqa: BLE001 - an author's code may raise anything
+        except Exception as error:  # an author's code may raise anything
             log.warning("action %s: %s", name, type(error).__name__, exc_info=True)
             return Failure("error", f'The action "{name}" failed.')
         try:

@@ -1,4 +1,4 @@
-"""The engine's heart: (record, input, now, seed, flows) -> the next record, its events, its effects.
+r"""The engine's heart: (record, input, now, seed, flows) -> the next record, its events, its effects.
 
 Pure: no clock, no randomness, no I/O; the same arguments give the same result, so an input can be
 reduced again on a fresher record when a commit misses. This module is the specification of what each

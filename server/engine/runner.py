@@ -172,12 +172,14 @@ class Engine:
     # --- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to renew leases. (The sweeper finds what is due: ``server.engine.sweeper``.)"""
+        """Begin to renew leases. What is due is the sweeper's to find."""
         self._keeper = asyncio.create_task(self._keep_leases())
 
     async def stop(self, grace_seconds: float) -> None:
-        """Let running effects end for that long, then give the rest up: their leases are let go, and
-        whoever starts next recovers them. Nothing that was accepted is lost."""
+        """Let running effects end for that long, then give the rest up.
+
+        Their leases are let go, and whoever starts next recovers them. Nothing that was accepted is lost.
+        """
         self._stopping = True
         waiting = [running.task for running in self._running.values()]
         if waiting:
@@ -244,8 +246,7 @@ class Engine:
             raise Refused(ErrorCode.OVERLOADED, "The server is shutting down.", retry_after_ms=1000)
         key = (principal.tenant_id, command.conversation_id)
         async with self._lane(key):
-            accepted = await self._submit(key, command, principal)
-        return accepted
+            return await self._submit(key, command, principal)
 
     async def _submit(self, key: Key, command: Command, principal: Principal) -> Accepted:
         fresh = False

@@ -37,7 +37,7 @@ def earliest(
     pending: Iterable[Pending],
     inbox: tuple[InboxEntry, ...],
 ) -> TimeMs | None:
-    """Return the least of deadline, lease end and retry time; ``now`` where there is work and nobody on it."""
+    """Return the least of deadline, lease end and retry time; ``now`` where nobody is on the work."""
     times = [p.deadline for p in pending if p.deadline is not None and p.decided is None]
     if lease is not None:
         times.append(lease.until)

@@ -1,4 +1,4 @@
-"""Finds what is due in the store and has the engine do it: retries, lost leases, waiting inboxes, tombstones."""
+"""Finds what is due and has the engine do it: retries, lost leases, waiting inboxes, tombstones."""
 
 import asyncio
 import logging

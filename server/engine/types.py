@@ -30,8 +30,11 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A command was durably accepted. ``result`` is the ended turn's raw event data, to be filtered for
-    the audience before it leaves; ``epoch`` and ``offset`` are the conversation's after that commit."""
+    """A command was durably accepted.
+
+    ``result`` is the ended turn's raw event data, to be filtered for the audience before it leaves;
+    ``epoch`` and ``offset`` are the conversation's after that commit.
+    """
 
     duplicate: bool
     command_id: str

@@ -10,7 +10,7 @@ _cached_second = (-1, "")
 
 def iso(ms: int) -> str:
     """Return ``ms`` since the epoch as ISO 8601 UTC with milliseconds: ``2026-01-01T00:00:00.000Z``."""
-    global _cached_second  # noqa: PLW0603 - the second's text is made once a second, not once an event
+    global _cached_second  # the second's text is made once a second, not once an event
     second, millis = divmod(ms, 1000)
     cached = _cached_second
     if cached[0] != second:

@@ -17,7 +17,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from server.engine.types import Accepted
 from storage.base import Store
@@ -73,7 +79,9 @@ class EngineMachine(RuleBasedStateMachine):
     def say(self, at: int, where: str, text: str, on_busy: str) -> None:
         self.do(self.world.send(at, where, "process", text, on_busy))
 
-    @rule(at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), kind=st.sampled_from(["reset", "cancel"]))
+    @rule(
+        at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), kind=st.sampled_from(["reset", "cancel"])
+    )
     def command(self, at: int, where: str, kind: str) -> None:
         self.do(self.world.send(at, where, kind, ""))
 
@@ -195,9 +203,14 @@ def check_commands(sent: list[Sent], batches: list[EventBatch]) -> None:
     """What was acknowledged is in the log once and ended once; what was refused is not there at all."""
     keys = Counter(batch.key for batch in batches if batch.key is not None)
     ends = Counter(
-        event.command_id for batch in batches for event in batch.events if event.type in ("turn.completed", "turn.failed")
+        event.command_id
+        for batch in batches
+        for event in batch.events
+        if event.type in ("turn.completed", "turn.failed")
     )
-    received = Counter(event.command_id for batch in batches for event in batch.events if event.type == "message.received")
+    received = Counter(
+        event.command_id for batch in batches for event in batch.events if event.type == "message.received"
+    )
     assert all(count == 1 for count in keys.values()), keys
     assert all(count == 1 for count in ends.values()), ends
     assert all(count == 1 for count in received.values()), received
@@ -220,7 +233,11 @@ def check_publications(world: World, record: Conversation, batches: list[EventBa
     stored = {batch.first_offset: batch for batch in batches}
     for publication in world.published:
         batch = publication.batch
-        if batch is None or publication.record.conversation_id != record.conversation_id or batch.epoch != record.epoch:
+        if (
+            batch is None
+            or publication.record.conversation_id != record.conversation_id
+            or batch.epoch != record.epoch
+        ):
             continue
         assert stored[batch.first_offset].commit_id == batch.commit_id
 

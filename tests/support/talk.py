@@ -63,20 +63,34 @@ class Talk:
         await self.store.close()
 
     async def send(
-        self, kind: str, body: Mapping[str, Any], *, key: str | None = None, who: Principal = USER, to: str = "c1"
+        self,
+        kind: str,
+        body: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        who: Principal = USER,
+        to: str = "c1",
     ) -> Accepted:
         if key is None:
             self._keys += 1
             key = f"key-{self._keys:05d}"
         whole = {"type": kind, "conversation_id": to, **body}
-        return await self.engine.submit(Command(kind, to, key, repr(sorted(whole.items(), key=str)), whole), who)
+        return await self.engine.submit(
+            Command(kind, to, key, repr(sorted(whole.items(), key=str)), whole), who
+        )
 
     async def say(
         self, text: str | None = None, *, payload: str | None = None, flow_id: str | None = None,
         on_busy: str = "enqueue", key: str | None = None, who: Principal = USER, to: str = "c1",
     ) -> Accepted:  # fmt: skip
         content = {"type": "text", "text": text, "payload": payload, "metadata": {}}
-        body = {"content": content, "flow_id": flow_id, "on_busy": on_busy, "channel": "web", "user_id": who.user_id}
+        body = {
+            "content": content,
+            "flow_id": flow_id,
+            "on_busy": on_busy,
+            "channel": "web",
+            "user_id": who.user_id,
+        }
         return await self.send("process", body, key=key, who=who, to=to)
 
     async def record(self, conversation_id: str = "c1") -> Conversation:

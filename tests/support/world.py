@@ -169,7 +169,11 @@ class Instance:
             clock=clock,
             catalog=catalog,
             actions=Actions(
-                {"shop.look": self._action("look"), "shop.buy": self._action("buy"), "shop.pay": self._action("pay")}
+                {
+                    "shop.look": self._action("look"),
+                    "shop.buy": self._action("buy"),
+                    "shop.pay": self._action("pay"),
+                }
             ),
             publish=world.published.append,
             sole_writer=False,
@@ -281,7 +285,9 @@ class World:
         self.tasks[task] = instance
         task.add_done_callback(self.tasks.pop)
 
-    async def send(self, index: int, conversation_id: str, kind: str, text: str, on_busy: str = "enqueue") -> None:
+    async def send(
+        self, index: int, conversation_id: str, kind: str, text: str, on_busy: str = "enqueue"
+    ) -> None:
         key = f"key-{len(self.sent):06d}"
         body: Mapping[str, Any] = {"type": kind, "conversation_id": conversation_id}
         if kind == "process":
@@ -356,7 +362,9 @@ class World:
             if not await self.store.due(self.clock.now() + 3_600_000, 10) and not self._alive():
                 return
             await self.advance(20_000)
-        raise AssertionError(f"the world does not come to rest: {[p.name for p in self.points]}, {self._alive()}")
+        raise AssertionError(
+            f"the world does not come to rest: {[p.name for p in self.points]}, {self._alive()}"
+        )
 
     async def _release_all(self) -> None:
         while self.points or self.bus:

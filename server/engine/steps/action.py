@@ -34,7 +34,7 @@ class OnUnknown:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """``action: module.function`` with ``with``, ``effect``, ``timeout``, ``retry``, ``save``, ``on_unknown``."""
+    """``action: module.function``; see the flow language for what stands beside it."""
 
     keyword: ClassVar[str] = "action"
     common: StepCommon

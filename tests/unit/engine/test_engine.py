@@ -444,7 +444,9 @@ async def test_a_reconciliation_that_finds_nothing_runs_the_write_again() -> Non
         ("write", "on_unknown: retry", 2, "Got 2."),
     ],
 )
-async def test_another_instance_recovers_what_a_dead_one_left(effect: str, extra: str, calls: int, said: str) -> None:
+async def test_another_instance_recovers_what_a_dead_one_left(
+    effect: str, extra: str, calls: int, said: str
+) -> None:
     """read and idempotent effects are run again; a write follows its on_unknown."""
     lab = Lab()
     clock = StoppedClock()
@@ -456,7 +458,11 @@ async def test_another_instance_recovers_what_a_dead_one_left(effect: str, extra
     await dead.rest()
     lab.outcomes = [{"n": 2}]
     async with Talk(
-        act(effect, extra), actions={"lab.run": lab.run}, store=dead.store, clock=clock.others, sole_writer=False
+        act(effect, extra),
+        actions={"lab.run": lab.run},
+        store=dead.store,
+        clock=clock.others,
+        sole_writer=False,
     ) as talk:
         await talk.wait(14_000)
         assert len(lab.calls) == 1
@@ -533,7 +539,9 @@ async def test_a_large_value_is_kept_and_named_in_its_event() -> None:
 
 async def test_a_digression_returns_to_the_open_question() -> None:
     faq = "flow: faq\ntriggers: {intents: [{name: hours, keywords: [open]}]}\nsteps:\n  - {id: a, say: 'Nine to five.'}\n"
-    async with Talk(FORM.replace("flow: order", "flow: order\ndefault: true\ninterruptible_by: [faq]"), faq) as talk:
+    async with Talk(
+        FORM.replace("flow: order", "flow: order\ndefault: true\ninterruptible_by: [faq]"), faq
+    ) as talk:
         await talk.say("hello")
         said = await talk.say("when are you open?")
         assert replies(said) == ["Nine to five.", "What?"]
