@@ -824,8 +824,11 @@ class Engine:
 
 
 def _authorise(record: Conversation, command: Command, principal: Principal) -> None:
-    """Writing takes the owner, who acts for the owner (whoever made the command has checked that it may),
-    or ``conversations:write``; a tombstone is missing for everybody."""
+    """Refuse whoever may not write here.
+
+    Writing takes the owner, who acts for the owner (the command's maker has checked that it may), or
+    ``conversations:write``; a tombstone is missing for everybody.
+    """
     if record.deleted_at is not None:
         raise conversation_not_found()
     user_id = command.body.get("user_id") or principal.user_id

@@ -311,6 +311,20 @@ async def test_on_busy_reject_refuses() -> None:
         assert refused.value.temporary
 
 
+async def test_a_key_that_the_ring_has_dropped_does_not_wait_in_line_again() -> None:
+    """Enqueueing writes no key, so the log is asked before."""
+    lab = Lab()
+    async with Talk(act(), FORM, actions={"lab.run": lab.run}, ring_size=2) as talk:
+        first = await talk.say("hello", key="first-key", flow_id="order")
+        for _ in range(3):
+            await talk.send("reset", {"reason": "r"})
+        await talk.say("go", flow_id="act")
+        again = await talk.say("hello", key="first-key", flow_id="order")
+        assert again.duplicate
+        assert again.result == first.result
+        assert (await talk.record()).inbox == ()
+
+
 async def test_interrupt_stops_a_read_at_once() -> None:
     lab = Lab()
     async with Talk(act(), actions={"lab.run": lab.run}) as talk:
@@ -538,7 +552,10 @@ async def test_a_large_value_is_kept_and_named_in_its_event() -> None:
 
 
 async def test_a_digression_returns_to_the_open_question() -> None:
-    faq = "flow: faq\ntriggers: {intents: [{name: hours, keywords: [open]}]}\nsteps:\n  - {id: a, say: 'Nine to five.'}\n"
+    faq = (
+        "flow: faq\ntriggers: {intents: [{name: hours, keywords: [open]}]}\n"
+        "steps:\n  - {id: a, say: 'Nine to five.'}\n"
+    )
     async with Talk(
         FORM.replace("flow: order", "flow: order\ndefault: true\ninterruptible_by: [faq]"), faq
     ) as talk:
