@@ -68,7 +68,7 @@ def write_readme(rows: list[Row], plan: Plan) -> None:
 
 def _markdown(rows: list[Row], plan: Plan) -> Iterator[str]:
     yield f"`make bench`, {plan.rounds} rounds of {plan.seconds:g} s in turn, medians; {_cores()};"
-    yield f"Python {platform.python_version()}. The ratios tell more than the figures: both sides ran in turn here."
+    yield f"Python {platform.python_version()}. Ratios tell more than figures: both sides ran in turn, here."
     yield ""
     yield "| what | figure | p50 / p99 ms | against | ratio | goal |"
     yield "|---|---|---|---|---|---|"

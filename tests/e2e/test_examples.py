@@ -113,6 +113,21 @@ async def test_one_message_fills_all_the_slots_it_names(booking: Path) -> None:
             assert texts(turn) == [f"Shall I book a checkup on {TUESDAY} at 14:00?"]
 
 
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("I need a checkup on Tuesday", "Your email?"),
+        ("I want to move my checkup", "What is your confirmation number?"),
+        ("cancel my appointment", "What is your confirmation number?"),
+        ("are you open on Saturday?", "We are open Monday to Friday, 9 to 12 and 14 to 17."),
+    ],
+)
+async def test_the_first_sentence_finds_its_flow(said: str, answer: str, booking: Path) -> None:
+    with server_process(booking) as server:
+        async with talk(server.url) as chat:
+            assert texts(await chat.ask(said)) == [answer]
+
+
 async def test_what_is_taken_is_not_offered_again(booking: Path) -> None:
     with server_process(booking) as server:
         for user_id, time in (("ada", "09:00"), ("bob", "10:00")):
