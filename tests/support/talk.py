@@ -83,7 +83,7 @@ class Talk:
         self, text: str | None = None, *, payload: str | None = None, flow_id: str | None = None,
         on_busy: str = "enqueue", key: str | None = None, who: Principal = USER, to: str = "c1",
     ) -> Accepted:  # fmt: skip
-        content = {"type": "text", "text": text, "payload": payload, "metadata": {}}
+        content: dict[str, Any] = {"type": "text", "text": text, "payload": payload, "metadata": {}}
         body = {
             "content": content,
             "flow_id": flow_id,
