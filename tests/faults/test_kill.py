@@ -20,6 +20,7 @@ from storage.sqlite import SqliteStore
 from tests.support.checker import check
 from tests.support.devices import Device
 from tests.support.durable_log import Log
+from tests.support.evidence import Violation
 from tests.support.history import EffectLog, History
 from tests.support.killable_server import Life, Nursery
 from tests.support.server import SECRET, TENANT, free_port, token, write_flows
@@ -51,6 +52,9 @@ PLACES: Final = {
 }
 """Where it dies, and how often the place may be reached before, at most."""
 
+Plan = Callable[[random.Random, int], str | None]
+"""Chooses the failpoint of a life, by its number; None: it is killed from outside."""
+
 DELAYED: Final = ("commit.before", "commit.after", "sql.COMMIT", "till.charge.before", "till.charge.after")
 """Where it dies a moment later: in the middle of a sync, of publishing, of a send."""
 
@@ -71,38 +75,86 @@ def in_between(chance: random.Random, life: int) -> str | None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 * max(1, SCALE))
 @pytest.mark.parametrize(
     ("plan", "seed"), [(at_failpoints, SEED), (in_between, SEED + 1)], ids=["failpoints", "anytime"]
 )
-async def test_nothing_is_lost_or_doubled_by_kills(
-    tmp_path: Path, plan: Callable[[random.Random, int], str | None], seed: int
-) -> None:
-    """After at least 75 kills and a calm end, the checker finds nothing."""
-    print(f"seed {seed}, {LIVES} lives")
-    write_flows(tmp_path, {"shop": FLOW})
-    history, effects = History(tmp_path), EffectLog(tmp_path / "effects.log")
-    async with Nursery.open(tmp_path, free_port(), _environment(effects)) as nursery:
-        devices = _devices(history, nursery.url, seed)
-        stop = asyncio.Event()
-        people = [asyncio.create_task(_person(device, stop)) for device in devices]
-        chance = random.Random(seed)
-        for life in range(LIVES):
-            await _live_and_die(nursery, plan(chance, life), chance)
-        last = await nursery.start()
-        assert await nursery.ready(last), nursery.log.read_text()[-4000:]
-        stop.set()
-        async with asyncio.timeout(60):
-            await asyncio.gather(*people)
-            await _calm(devices)
-        await asyncio.gather(*(device.close() for device in devices))
-        await nursery.kill(last)
-    history.close()
-    logs = await _logs(nursery.database)
-    found = check(history, logs, effects.read())
-    _tell(nursery.lives, logs, effects)
+async def test_nothing_is_lost_or_doubled_by_kills(tmp_path: Path, plan: Plan, seed: int) -> None:
+    """After at least 80 kills and a calm end, the checker finds nothing."""
+    storm = Storm(tmp_path, seed)
+    found = await storm.rage(plan, LIVES)
     assert not found, "\n".join(str(violation) for violation in found[:20])
-    assert sum(life.signal == 9 for life in nursery.lives) >= LIVES
-    assert sum(len(log.by_key) for log in logs.values()) >= 2 * LIVES, "hardly anybody got a word in"
+    assert sum(life.signal == 9 for life in storm.lives) >= LIVES
+    assert storm.turns >= 2 * LIVES, "hardly anybody got a word in"
+
+
+@pytest.mark.slow
+async def test_a_store_that_answers_before_it_has_written_is_caught(tmp_path: Path) -> None:
+    """What is acked and then lost shows: the storm is strong enough, and the checker looks."""
+    storm = Storm(tmp_path, SEED, PARLEY_TEST_ANSWER_EARLY_MS="30")
+    found = await storm.rage(in_between, 12, patience_s=3)
+    assert {"durable", "offsets"} <= {violation.rule for violation in found}
+
+
+@pytest.mark.slow
+async def test_a_write_that_is_run_again_is_caught(tmp_path: Path) -> None:
+    """A flow that asks for its writes to be repeated gets what the others are spared."""
+    storm = Storm(tmp_path, SEED, flow=FLOW.replace("effect: write", "effect: write\n    on_unknown: retry"))
+    found = await storm.rage(lambda chance, life: "till.charge.between:1", 8)
+    assert {violation.rule for violation in found} == {"effects"}
+
+
+class Storm:
+    """A server that dies and dies again under people who talk to it.
+
+    Args:
+        folder: holds everything that the run leaves behind.
+        seed: of all that is left to chance.
+        flow: what the people talk to.
+        env: more variables for the server.
+    """
+
+    def __init__(self, folder: Path, seed: int, *, flow: str = FLOW, **env: str) -> None:
+        self._folder, self._seed, self._env = folder, seed, env
+        self._history, self._effects = History(folder), EffectLog(folder / "effects.log")
+        self.lives: Sequence[Life] = ()
+        self.turns = 0
+        write_flows(folder, {"shop": flow})
+
+    async def rage(self, plan: Plan, lives: int, *, patience_s: float = 60) -> list[Violation]:
+        """Let it die that often, then let everybody come to rest; return what is not as promised.
+
+        Who waits longer than ``patience_s`` for the calm is not asked about it.
+        """
+        print(f"seed {self._seed}, {lives} lives")
+        env = {**self._env, **_environment(self._effects)}
+        async with Nursery.open(self._folder, free_port(), env) as nursery:
+            self.lives = nursery.lives
+            devices = _devices(self._history, nursery.url, self._seed)
+            stop = asyncio.Event()
+            people = [asyncio.create_task(_person(device, stop)) for device in devices]
+            chance = random.Random(self._seed)
+            for life in range(lives):
+                await _live_and_die(nursery, plan(chance, life), chance)
+            last = await nursery.start()
+            assert await nursery.ready(last), nursery.log.read_text()[-4000:]
+            stop.set()
+            calm = await _come_to_rest(devices, people, patience_s)
+            await asyncio.gather(*(device.close() for device in devices))
+            await asyncio.gather(*people, return_exceptions=not calm)
+            await nursery.kill(last)
+        self._history.close()
+        return await self._check(nursery.database, calm=calm)
+
+    async def _check(self, database: Path, *, calm: bool) -> list[Violation]:
+        logs, effects = await _logs(database), self._effects.read()
+        self.turns = sum(len(log.by_key) for log in logs.values())
+        early = sum(not life.ready for life in self.lives)
+        print(
+            f"{len(self.lives)} lives ({early} never got ready), {self.turns} turns, {len(effects)} effects"
+        )
+        found = check(self._history, logs, effects, calm=calm)
+        return found if calm else [*found, Violation("answers", "all", "they never came to rest")]
 
 
 async def _live_and_die(nursery: Nursery, failpoint: str | None, chance: random.Random) -> None:
@@ -144,17 +196,27 @@ async def _person(device: Device, stop: asyncio.Event) -> None:
         await device.answered()
 
 
-async def _calm(devices: Sequence[Device]) -> None:
-    """Wait until nothing moves: everybody who watches a conversation stands at its end."""
-    inspector = devices[-1]
-    for name in CONVERSATIONS:
-        watching = [device for device in devices if device is inspector or device.name.startswith(name)]
-        while True:
-            states = [await device.state(name) for device in watching]
-            at = {state.offset for state in states} | {device.cursor(name) for device in watching}
-            if len(at) == 1 and states[0].status != "running":
-                break
-            await asyncio.sleep(0.05)
+async def _come_to_rest(
+    devices: Sequence[Device], people: Sequence[asyncio.Task[None]], patience_s: float
+) -> bool:
+    """Wait until everybody is answered and all who watch a conversation stand at its end."""
+    try:
+        async with asyncio.timeout(patience_s):
+            await asyncio.wait(people)
+            for name in CONVERSATIONS:
+                await _stand_still(name, [d for d in devices if d.watches(name)])
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _stand_still(name: str, watching: Sequence[Device]) -> None:
+    while True:
+        states = [await device.state(name) for device in watching]
+        at = {state.offset for state in states} | {device.cursor(name) for device in watching}
+        if len(at) == 1 and states[0].status != "running":
+            return
+        await asyncio.sleep(0.05)
 
 
 async def _logs(database: Path) -> dict[str, Log]:
@@ -165,10 +227,3 @@ async def _logs(database: Path) -> dict[str, Log]:
     finally:
         await store.close()
     return {log.conversation_id: log for log in found if log is not None}
-
-
-def _tell(lives: Sequence[Life], logs: dict[str, Log], effects: EffectLog) -> None:
-    turns = {name: len(log.by_key) for name, log in logs.items()}
-    died = sum(life.signal == 9 for life in lives)
-    early = sum(life.signal == 9 and not life.ready for life in lives)
-    print(f"{died} kills ({early} before it was ready), turns {turns}, {len(effects.read())} effect lines")

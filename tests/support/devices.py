@@ -109,6 +109,9 @@ class Device:
 
     # --- what the person does -------------------------------------------------------------------
 
+    def watches(self, conversation_id: str) -> bool:
+        return conversation_id in self._chats
+
     def cursor(self, conversation_id: str) -> int:
         return self._chats[conversation_id].cursor[1]
 

@@ -4,7 +4,8 @@ Filter, fold and wire form are written a second time here, from the design and n
 code: a checker that used the server's own filter would agree with each of its mistakes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Self
@@ -34,14 +35,25 @@ class Log:
 
     record: Conversation
     batches: tuple[EventBatch, ...]
-    by_key: Mapping[str, EventBatch] = field(init=False)
     events: tuple[Event, ...] = field(init=False)
+    by_key: Mapping[str, EventBatch] = field(init=False)
+    """The batch that accepted each command."""
+    turns: Mapping[str, Sequence[int]] = field(init=False)
+    """Where in ``events`` those of each command are."""
+    steps: Mapping[tuple[str | None, str | None], Sequence[Event]] = field(init=False)
+    """The events of each (execution, step)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "by_key", {batch.key: batch for batch in self.batches if batch.key is not None}
-        )
-        object.__setattr__(self, "events", tuple(event for batch in self.batches for event in batch.events))
+        turns, steps = defaultdict[str, list[int]](list), defaultdict[Any, list[Event]](list)
+        events = tuple(event for batch in self.batches for event in batch.events)
+        for place, event in enumerate(events):
+            steps[event.execution_id, event.step_id].append(event)
+            if event.command_id is not None:
+                turns[event.command_id].append(place)
+        object.__setattr__(self, "events", events)
+        object.__setattr__(self, "by_key", {b.key: b for b in self.batches if b.key is not None})
+        object.__setattr__(self, "turns", dict(turns))
+        object.__setattr__(self, "steps", dict(steps))
 
     @property
     def conversation_id(self) -> str:
@@ -71,7 +83,8 @@ class Log:
 
     def turn_end(self, key: str) -> Event | None:
         """Return the first event that ends the turn of this command."""
-        return next((e for e in self.events if e.command_id == key and e.type in TURN_ENDS), None)
+        mine = (self.events[place] for place in self.turns.get(key, ()))
+        return next((event for event in mine if event.type in TURN_ENDS), None)
 
     def shown(self, audience: Audience) -> dict[int, dict[str, Any]]:
         """Return every event that ``audience`` may see as it looks on the wire, by offset."""

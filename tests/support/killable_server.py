@@ -6,7 +6,7 @@ a child for each life. The child is an ordinary server: settings from its enviro
 it is asked to do. So a life costs some 60 ms instead of most of a second, and CI affords hundreds.
 
 ``Nursery`` is the test's side of it. The store alone serves ``python -m server serve`` too, as
-``PARLEY_STORE=tests.support.killable_server:open_store``; ``PARLEY_TEST_SYNCHRONOUS=OFF`` makes it careless.
+``PARLEY_STORE=tests.support.killable_server:open_store``.
 """
 
 import asyncio
@@ -35,7 +35,14 @@ READY_S: Final = 20.0
 
 
 class KillableStore(SqliteStore):
-    """The SQLite store, telling of what the engine asks it and of each statement that it executes."""
+    """The SQLite store, telling of what the engine asks it and of each statement that it executes.
+
+    ``PARLEY_TEST_SYNCHRONOUS`` and ``PARLEY_TEST_ANSWER_EARLY_MS`` break its promises.
+    """
+
+    def __init__(self, path: str, *, clock: Callable[[], TimeMs] | None = None) -> None:
+        super().__init__(path, clock=clock)
+        self._late: set[asyncio.Future[None]] = set()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         synchronous = os.environ.get("PARLEY_TEST_SYNCHRONOUS")
@@ -50,9 +57,19 @@ class KillableStore(SqliteStore):
 
     async def commit(self, commit: Commit) -> CommitOutcome:
         reach("commit.before")
+        early_ms = os.environ.get("PARLEY_TEST_ANSWER_EARLY_MS")
+        if early_ms is not None:
+            late = asyncio.ensure_future(self._commit_late(commit, int(early_ms)))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+            return CommitOutcome.COMMITTED
         outcome = await super().commit(commit)
         reach("commit.after")
         return outcome
+
+    async def _commit_late(self, commit: Commit, after_ms: int) -> None:
+        await asyncio.sleep(after_ms / 1000)
+        await super().commit(commit)
 
     async def enqueue(self, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs) -> bool:
         reach("enqueue.before")
