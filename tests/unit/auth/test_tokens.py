@@ -119,6 +119,7 @@ BAD = {
     "type a number": signed(GOOD, {"alg": "HS256", "typ": 1}),
     "unknown critical extension": signed(GOOD, {"alg": "HS256", "typ": "JWT", "crit": ["x"], "x": 1}),
     "unencoded payload": signed(GOOD, {"alg": "HS256", "typ": "JWT", "b64": False, "crit": ["b64"]}),
+    "known critical extension": signed(GOOD, {"alg": "HS256", "typ": "JWT", "b64": True, "crit": ["b64"]}),
     "another key": signed(GOOD, key=b"x" * 32),
     "signed with a public key": signed(GOOD, key=RSA.encode()),
     "key in its own header": signed(

@@ -38,6 +38,11 @@ def test_a_clock_that_runs_backwards_gives_nothing() -> None:
     assert bucket.take(11_000) == 0
 
 
+def test_a_clock_that_runs_backwards_takes_nothing() -> None:
+    bucket = TokenBucket(rate=1, burst=1, now_ms=10_000)
+    assert bucket.take(0) == 0
+
+
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])
 def test_a_bucket_that_could_never_give_is_refused(rate: int, burst: int) -> None:
     with pytest.raises(ValueError, match="bucket"):

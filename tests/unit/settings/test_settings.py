@@ -163,6 +163,8 @@ WRONG = [
     ("ORIGINS", "https://a*.example", "origins like"),
     ("ORIGINS", "https://shop.example/path", "origins like"),
     ("ORIGINS", "null", "origins like"),
+    ("ORIGINS", "https://a..example", "origins like"),
+    ("ORIGINS", "https://a.example:0", "origins like"),
     ("ORIGINS", "*", "origins like"),
     ("TRUSTED_PROXIES", "10.0.0.0/33", "addresses or networks"),
     ("LOG_LEVEL", "loud", "debug, info, warning or error"),
