@@ -331,6 +331,7 @@ def _turn_to_json(t: OpenTurn) -> dict[str, Json]:
         "slots": t.slots,
         "variables": t.variables,
         "actions": t.actions,
+        "steps": t.steps,
     }
 
 
@@ -343,6 +344,7 @@ def _turn_from_json(d: Mapping[str, Json]) -> OpenTurn:
         slots=d["slots"],
         variables=d["variables"],
         actions=tuple(d["actions"]),
+        steps=d["steps"],
     )
 
 

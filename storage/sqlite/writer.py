@@ -211,7 +211,7 @@ class Writer:
                 self._roll_back()
                 raise
             self._commit()
-        except sqlite3.OperationalError:
+        except (sqlite3.OperationalError, CommitUnknown):
             self._failing = True
             raise
         self._failing = False

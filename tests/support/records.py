@@ -60,8 +60,12 @@ def next_commit(
         )
         hash_ = f"hash of {key}" if key is not None else None
         batch = EventBatch(record.epoch, first, offset, commit_id, key, hash_, batch_events)
-    fields = {"last_activity": NOW + revision, "fence": record.fence if fence is None else fence} | fields
-    after = replace(record, revision=revision, offset=offset, commit_id=commit_id, **fields)
+    defaults = {
+        "offset": offset,
+        "last_activity": NOW + revision,
+        "fence": record.fence if fence is None else fence,
+    }
+    after = replace(record, revision=revision, commit_id=commit_id, **defaults | fields)
     return Commit(Expected(record.revision or None, record.fence), after, batch)
 
 
@@ -134,7 +138,7 @@ def full_conversation() -> Conversation:
         slots={"Größe": "ü 😀", "n": 2**53, "f": 1.5, "nested": {"a": [None, True, {"b": -1}]}},
         variables={"booking": None},
         execution=_full_execution(),
-        turn=OpenTurn("k9", "timer", NOW, ({"text": "hi"},), {"a": 1}, {"b": []}, ({"name": "find"},)),
+        turn=OpenTurn("k9", "timer", NOW, ({"text": "hi"},), {"a": 1}, {"b": []}, ({"name": "find"},), 5),
         inbox=(entry("k10"), replace(entry("k11"), void=True)),
         recent=(RecentKey("k9", "h", "running", "x1", 5, 7), RecentKey("k8", "h", "queued", None, 3, 4)),
         ring_full=True,

@@ -4,7 +4,7 @@ One compare-and-set of one document makes a commit true. The document carries th
 in the log yet; they are put there right after, which may be late, be lost, or overtake each other.
 ``pause`` lets a test stand in between: it is awaited
 
-- at ``"flush"``, between the record's write and the log's, and
+- at ``"flush"``, between the record's write and the log's (before each batch), and
 - at ``"log"``, between the record's read and the log's.
 
 What it raises ends the operation there, as a crash would; only after ``StoreUnavailable`` at ``"flush"`` is
@@ -145,11 +145,10 @@ class SplitStore(MemoryFlows):
         return tuple(e for e in document.unflushed if e.batch.commit_id not in self._confirmed)
 
     async def _flush(self, key: Key, entries: Sequence[Entry]) -> None:
-        if not entries:
-            return
-        await self.pause("flush")
-        log = self._logs.setdefault(key, {})
-        for entry in entries:
+        """Insert one by one, the newest first: no order is promised, so the worst one is taken."""
+        for entry in reversed(entries):
+            await self.pause("flush")
+            log = self._logs.setdefault(key, {})
             there = log.setdefault(entry.place, entry)
             if there.batch.commit_id != entry.batch.commit_id:
                 raise StorageError(f"the log already holds offset {entry.batch.first_offset}")
@@ -283,8 +282,9 @@ class SplitStore(MemoryFlows):
             return 0
         log = self._logs.pop((tenant_id, conversation_id), {})
         for entry in log.values():
-            if entry.execution_id is not None:
-                self._executions.pop((tenant_id, entry.execution_id), None)
+            execution_key = (tenant_id, entry.execution_id or "")
+            if self._executions.get(execution_key) == conversation_id:
+                del self._executions[execution_key]
         return len(log)
 
     async def expire_tombstones(self, now: TimeMs, limit: int) -> int:

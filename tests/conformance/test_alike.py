@@ -1,0 +1,266 @@
+"""Whatever is asked of them, in whatever order: the three adapters answer alike.
+
+A Hypothesis state machine does the same things to all and compares every answer, and in the end all
+that can be read. Several things are asked at once, so that groups form in the SQLite writer; those are of
+different conversations, because their order within one is not promised.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from storage.base import Commit, CommitOutcome, Expected, Store
+from storage.memory import MemoryStore
+from storage.models import TOMBSTONE_MS, Conversation, FlowVersion, Lease
+from storage.sqlite import SqliteStore
+from tests.support.records import EPOCH, NOW, conversation, entry, execution, next_commit
+from tests.support.split_store import SplitStore
+
+TENANTS = ("t1", "t2")
+IDS = ("a", "b", "c")
+KEYS = tuple(f"k{n}" for n in range(6))
+PLACES = [(tenant_id, id_) for tenant_id in TENANTS for id_ in IDS]
+KINDS = ("message.received", "message.completed", "step.started", "turn.completed", "turn.failed")
+
+places = st.sampled_from(PLACES)
+keys = st.sampled_from(KEYS)
+times = st.integers(NOW, NOW + 50)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> dict[str, Any]:
+    """Return what one commit changes, and how wrong its idea of the record is."""
+    running = draw(st.booleans())
+    status = "running" if running else draw(st.sampled_from(["waiting_input", "completed"]))
+    return {
+        "place": draw(places),
+        "kinds": tuple(draw(st.lists(st.sampled_from(KINDS), max_size=4))),
+        "key": draw(st.none() | keys),
+        "stale": draw(st.sampled_from([0, 0, 0, 0, 1, -1])),
+        "stale_fence": draw(st.sampled_from([0, 0, 0, 0, 1])),
+        "fence": draw(st.sampled_from([0, 0, 1])),
+        "execution": draw(st.none() | st.just(execution(draw(st.sampled_from(["x1", "x2"])), status=status))),
+        "lease": draw(st.none() | st.just(Lease("i1", draw(times)))),
+        "wake_at": draw(st.none() | times),
+        "slots": draw(st.dictionaries(st.sampled_from("pq"), st.integers(0, 9))),
+        "inbox": draw(st.sampled_from([None, None, ()])),
+    }
+
+
+class Alike(RuleBasedStateMachine):
+    """The machine; ``_records`` is what the memory store says, from which the next commits are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runner = asyncio.Runner()
+        self._folder = tempfile.TemporaryDirectory()
+        self._now = NOW
+        self._stores: dict[str, Any] = {}
+        self._serial = 0
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(work)
+
+    @initialize()
+    def open(self) -> None:
+        def clock() -> int:
+            return self._now
+
+        self._stores = {
+            "memory": MemoryStore(clock),
+            "split": SplitStore(clock),
+            "sqlite": SqliteStore(Path(self._folder.name) / "parley.db", clock=clock),
+        }
+        for store in self._stores.values():
+            self._run(store.open())
+
+    def teardown(self) -> None:
+        try:
+            if self._stores:
+                self._compare_all()
+        finally:
+            for store in self._stores.values():
+                self._run(store.close())
+            self._runner.close()
+            self._folder.cleanup()
+
+    def _ask(self, *questions: Callable[[Store], Awaitable[Any]]) -> Any:
+        """Ask every store the same things at once; return the answers, which must be equal."""
+
+        async def ask(store: Store) -> list[Any]:
+            return list(await asyncio.gather(*(question(store) for question in questions)))
+
+        answers = {name: self._run(ask(store)) for name, store in self._stores.items()}
+        assert answers["sqlite"] == answers["memory"]
+        assert answers["split"] == answers["memory"]
+        return answers["memory"]
+
+    def _record(self, place: tuple[str, str]) -> Conversation | None:
+        record: Conversation | None = self._ask(lambda s: s.load(*place))[0]
+        return record
+
+    def _commit(self, change: dict[str, Any]) -> Commit:
+        """Make a commit of a change. The caller's part of a store without DUPLICATE is done here."""
+        tenant_id, id_ = change["place"]
+        stored = self._record((tenant_id, id_)) or conversation(id_, tenant_id)
+        key = change["key"]
+        if key is not None and self._ask(lambda s: s.find_key(tenant_id, id_, key))[0] is not None:
+            key = None
+        self._serial += 1
+        inbox = stored.inbox if change["inbox"] is None else change["inbox"]
+        commit = next_commit(
+            replace(stored, revision=max(stored.revision + change["stale"], 0)),
+            change["kinds"],
+            key=key,
+            commit_id=f"c{self._serial}",
+            fence=stored.fence + change["fence"],
+            inbox=inbox,
+            **{name: change[name] for name in ("execution", "lease", "wake_at", "slots")},
+        )
+        fence = stored.fence + change["stale_fence"]
+        return replace(commit, expected=Expected(commit.expected.revision, fence))
+
+    @rule(wanted=st.lists(changes(), min_size=1, max_size=6, unique_by=lambda change: change["place"]))
+    def commit(self, wanted: list[dict[str, Any]]) -> None:
+        commits = [self._commit(change) for change in wanted]
+        self._ask(*((lambda s, c=c: s.commit(c)) for c in commits))
+
+    @rule(place=places, key=keys)
+    def commit_a_known_key(self, place: tuple[str, str], key: str) -> None:
+        stored = self._record(place)
+        found = self._ask(lambda s: s.find_key(*place, key))[0]
+        if stored is None or found is None:
+            return
+        self._serial += 1
+        commit = next_commit(stored, ("step.started",), key=key, commit_id=f"c{self._serial}")
+        for name in ("memory", "sqlite"):
+            assert self._run(self._stores[name].commit(commit)) is CommitOutcome.DUPLICATE
+
+    @rule(place=places, key=keys, wake_at=times, size=st.sampled_from([1, 100_000]))
+    def enqueue(self, place: tuple[str, str], key: str, wake_at: int, size: int) -> None:
+        self._ask(lambda s: s.enqueue(*place, entry(key, "x" * size), wake_at))
+
+    @rule(place=places, fence=st.integers(0, 3), until=times, wake_at=times)
+    def renew(self, place: tuple[str, str], fence: int, until: int, wake_at: int) -> None:
+        self._ask(lambda s: s.renew(*place, fence, "i1", until, wake_at))
+
+    @rule(place=places)
+    def delete(self, place: tuple[str, str]) -> None:
+        stored = self._record(place)
+        if stored is None:
+            return
+        tombstone = Conversation(
+            stored.tenant_id,
+            stored.conversation_id,
+            stored.user_id,
+            stored.epoch,
+            offset=stored.offset,
+            revision=stored.revision + 1,
+            fence=stored.fence + 1,
+            deleted_at=self._now,
+            expires_at=self._now + TOMBSTONE_MS,
+        )
+        commit = Commit(Expected(stored.revision, stored.fence), tombstone, None)
+        assert self._ask(lambda s: s.commit(commit)) == [CommitOutcome.COMMITTED]
+
+    @rule(place=places)
+    def remove_events(self, place: tuple[str, str]) -> None:
+        self._ask(lambda s: s.remove_events(*place))
+
+    @rule(limit=st.integers(1, 3), later=st.booleans())
+    def expire(self, limit: int, later: bool) -> None:
+        self._ask(lambda s: s.expire_tombstones(self._now + TOMBSTONE_MS * later, limit))
+
+    @rule(ms=st.integers(1, 20))
+    def wait(self, ms: int) -> None:
+        self._now += ms
+
+    @rule(now=times, limit=st.integers(1, 8))
+    def sweep(self, now: int, limit: int) -> None:
+        due = [self._run(store.due(now, limit)) for store in self._stores.values()]
+        wakes = [[d.wake_at for d in found] for found in due]
+        assert wakes[0] == wakes[1] == wakes[2] == sorted(wakes[0])
+        if len(wakes[0]) < limit:
+            assert sorted(due[0], key=repr) == sorted(due[1], key=repr) == sorted(due[2], key=repr)
+
+    @rule(
+        place=places, before=st.none() | st.integers(0, 20), after=st.integers(0, 20), limit=st.integers(1, 5)
+    )
+    def history(self, place: tuple[str, str], before: int | None, after: int, limit: int) -> None:
+        self._ask(lambda s: s.messages(*place, EPOCH, before=before, after=after, limit=limit))
+
+    @rule(
+        place=places, after=st.integers(0, 20), limit=st.integers(1, 9), size=st.sampled_from([1, 300, 9999])
+    )
+    def replay(self, place: tuple[str, str], after: int, limit: int, size: int) -> None:
+        self._ask(lambda s: s.events(*place, EPOCH, after, limit=limit, max_bytes=size))
+
+    @rule(place=places, key=keys, offset=st.integers(0, 20))
+    def look_up(self, place: tuple[str, str], key: str, offset: int) -> None:
+        self._ask(
+            lambda s: s.turn_end(*place, EPOCH, key, offset),
+            lambda s: s.batch_at(*place, EPOCH, offset),
+            lambda s: s.find_key(*place, key),
+        )
+
+    @rule(
+        tenant_id=st.sampled_from(TENANTS),
+        flow_id=st.sampled_from("fg"),
+        sha256=st.sampled_from("pq"),
+        is_default=st.booleans(),
+    )
+    def publish(self, tenant_id: str, flow_id: str, sha256: str, is_default: bool) -> None:
+        version = FlowVersion(tenant_id, flow_id, 0, sha256, f"flow: {flow_id}", "f.yaml")
+        self._ask(lambda s: s.publish(version, name=sha256, description="", is_default=is_default))
+
+    @rule(tenant_id=st.sampled_from(TENANTS), flow_id=st.sampled_from("fg"))
+    def archive(self, tenant_id: str, flow_id: str) -> None:
+        self._ask(lambda s: s.archive_flow(tenant_id, flow_id))
+
+    @rule()
+    def reopen(self) -> None:
+        """The embedded ones void leases; the other is told to, so that they stay comparable."""
+        for store in self._stores.values():
+            self._run(store.close())
+            self._run(store.open())
+        split: SplitStore = self._stores["split"]
+        for key, document in split._documents.items():
+            if document.record.lease is not None:
+                record = replace(document.record, lease=None, wake_at=self._now)
+                split._documents[key] = replace(document, record=record)
+
+    def _compare_all(self) -> None:
+        for place in PLACES:
+            self._compare(place)
+        for tenant_id in TENANTS:
+            self._compare_tenant(tenant_id)
+        self._ask(lambda s: s.offsets(PLACES))
+
+    def _compare(self, place: tuple[str, str]) -> None:
+        self._ask(
+            lambda s: s.load(*place),
+            lambda s: s.events(*place, EPOCH, 0),
+            lambda s: s.messages(*place, EPOCH, before=None, after=0, limit=1000),
+        )
+
+    def _compare_tenant(self, tenant_id: str) -> None:
+        self._ask(
+            lambda s: s.flows(tenant_id),
+            lambda s: s.find_execution(tenant_id, "x1"),
+            lambda s: s.find_execution(tenant_id, "x2"),
+        )
+
+
+@pytest.mark.timeout(600)
+def test_the_adapters_answer_alike() -> None:
+    run_state_machine_as_test(
+        Alike, settings=settings(max_examples=80, stateful_step_count=30, deadline=None)
+    )
