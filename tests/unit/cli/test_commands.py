@@ -8,7 +8,7 @@ import pytest
 import rich_click as click
 
 from server.auth.tokens import TokenVerifier
-from server.cli.errors import EXIT_CODES, OK, USAGE
+from server.cli.errors import EXIT_CODES, OK, UNREACHABLE, USAGE
 from server.cli.group import COMMANDS, command, run
 from server.cli.project import Project
 from server.settings import Settings
@@ -19,7 +19,7 @@ SECRET = "s" * 32
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in Settings.model_fields:
+    for name in (*Settings.model_fields, "url", "token"):
         monkeypatch.delenv(f"PARLEY_{name.upper()}", raising=False)
     return tmp_path
 
@@ -193,6 +193,62 @@ def test_a_token_that_the_server_would_refuse_is_not_printed(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert said in printed.err
+
+
+WRONG = {
+    "unknown variable": ({"PARLEY_PROT": "1"}, "did you mean PARLEY_PORT?"),
+    "port": ({"PARLEY_PORT": "many"}, "from 0 to 65535, not 'many'"),
+    "short secret": ({"PARLEY_JWT_SECRET": "short"}, "has 5 bytes"),
+    "no secret": ({"PARLEY_JWT_SECRET": ""}, "openssl rand -hex 32"),
+    "redis beside sqlite": ({"PARLEY_BUS": "redis://localhost"}, "exactly one"),
+    "keys of a provider": ({"PARLEY_JWKS_URL": "https://idp.example/keys"}, "PARLEY_JWT_SECRET only"),
+}
+
+
+@pytest.mark.parametrize(("env", "said"), WRONG.values(), ids=WRONG)
+def test_serve_refuses_wrong_settings(
+    env: dict[str, str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PARLEY_JWT_SECRET": SECRET, **env}.items():
+        monkeypatch.setenv(name, value)
+    assert run(["serve"]) == USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_serve_does_not_use_the_secret_of_dev(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Project(here).make_state()
+    Project(here).make_secret()
+    assert run(["serve"]) == USAGE
+    assert "PARLEY_JWT_SECRET" in capsys.readouterr().err
+
+
+CHATS = {
+    "nobody there": (
+        {"PARLEY_URL": "http://127.0.0.1:9", "PARLEY_TOKEN": "x"},
+        UNREACHABLE,
+        "nothing answers",
+    ),
+    "no URL": ({"PARLEY_URL": "localhost", "PARLEY_TOKEN": "x"}, USAGE, "http://host:port"),
+    "token in the URL": ({"PARLEY_URL": "http://h?token=x", "PARLEY_TOKEN": "x"}, USAGE, "no credentials"),
+    "no token": ({}, USAGE, "PARLEY_TOKEN"),
+    "no tenant": ({"PARLEY_JWT_SECRET": SECRET}, USAGE, "PARLEY_TOKEN"),
+}
+
+
+@pytest.mark.parametrize(("env", "code", "said"), CHATS.values(), ids=CHATS)
+def test_a_chat_that_cannot_begin_says_why(
+    env: dict[str, str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert run(["chat", "--wait", "0.3"]) == code
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
 
 
 def test_exit_codes_are_documented() -> None:
