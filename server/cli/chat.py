@@ -1,12 +1,9 @@
 """``parley chat``."""
 
 import asyncio
-import codecs
-import os
 import sys
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import rich_click as click
 
 from server.cli.errors import FAILED, OK, UNREACHABLE, USAGE, CliError
+from server.cli.lines import Lines
 from server.cli.options import with_project
 from server.cli.project import DEV_TENANT, DEV_USER, Project
 from server.settings import Settings
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from server.cli.screen import Screen
 
 TOKEN_TTL_S: Final = 3600
-_CHUNK_BYTES: Final = 65536
 HELP: Final = """\
 /new       begin another conversation
 /reset     begin this one afresh
@@ -186,72 +183,6 @@ def _why_ended(plan: _Plan, error: "ParleyError") -> str:
     if isinstance(error, Unauthorized):
         return f"the server at {plan.url} does not take the token: {error.message}{hint}"
     return f"{error.message}{hint}"
-
-
-class Lines:
-    """The lines of standard input without their ends, as they come.
-
-    It reads when the event loop says that there is something, and not in a thread: a thread that sits in a
-    read of a terminal cannot be ended, and holds up the end of the process.
-    """
-
-    def __init__(self) -> None:
-        self._read: deque[bytes] = deque()
-        self._stopped = False
-        self._error: Exception | None = None
-        self._wakened = asyncio.Event()
-
-    def stop(self, error: Exception | None) -> None:
-        """End the iteration: there is nobody to say anything to."""
-        self._stopped, self._error = True, error
-        self._wakened.set()
-
-    def check(self) -> None:
-        """Raise what the iteration was ended for."""
-        if self._error is not None:
-            raise self._error
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        """Yield the lines; the last one may lack its end."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        rest = ""
-        async for data in self._chunks():
-            *lines, rest = (rest + decoder.decode(data)).split("\n")
-            for line in lines:
-                yield line
-        if rest and not self._stopped:
-            yield rest
-
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        if sys.stdin is None:
-            return
-        descriptor = sys.stdin.fileno()
-        loop = asyncio.get_running_loop()
-        try:
-            loop.add_reader(descriptor, self._on_readable, descriptor)
-        except PermissionError:  # epoll takes no regular files; they never block
-            while (data := os.read(descriptor, _CHUNK_BYTES)) and not self._stopped:
-                yield data
-            return
-        try:
-            while not self._stopped:
-                await self._wakened.wait()
-                self._wakened.clear()
-                while self._read:
-                    data = self._read.popleft()
-                    if not data:
-                        return
-                    yield data
-        finally:
-            loop.remove_reader(descriptor)
-
-    def _on_readable(self, descriptor: int) -> None:
-        """Read at once: readiness is only true now, and a second read would block."""
-        data = os.read(descriptor, _CHUNK_BYTES)
-        self._read.append(data)
-        if not data:
-            asyncio.get_running_loop().remove_reader(descriptor)
-        self._wakened.set()
 
 
 class _Talk:
