@@ -7,6 +7,7 @@ for each idle socket. While nothing happens a connection is one suspended corout
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 import orjson
@@ -74,10 +75,10 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one socket (ASGI)."""
-        if scope["path"] != PATH:
-            await _refuse_path(receive, send)
-            return
         wire = cast("WebSocketWire", scope["extensions"][EXTENSION])
+        if scope["path"] != PATH:
+            _refuse_path(wire)
+            return
         refusal = self._refusal(scope)
         bearer = _bearer(scope["headers"])
         offered = SUBPROTOCOL in scope["subprotocols"]
@@ -304,11 +305,7 @@ def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     return None
 
 
-async def _refuse_path(receive: Receive, send: Send) -> None:
+def _refuse_path(wire: WebSocketWire) -> None:
     """There is one socket path; anything else is an HTTP 404 with the error of the wire."""
-    await receive()
     refused = Refused(ErrorCode.NOT_FOUND, "There is no socket here.", suggestion=f"Connect to {PATH}.")
-    body = orjson.dumps({"error": refused.to_wire(), "request_id": None})
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
+    wire.reject(HTTPStatus.NOT_FOUND, orjson.dumps({"error": refused.to_wire(), "request_id": None}))

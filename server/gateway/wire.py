@@ -10,6 +10,7 @@ What it adds to ``websockets-sansio``, and why (``safety.md``, traps):
 An application finds it in its scope as ``extensions["parley.wire"]``.
 """
 
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -91,6 +92,18 @@ class WebSocketWire(WebSocketsSansIOProtocol):
             extensions = cast("dict[str, Any]", self.scope["extensions"])
             extensions[EXTENSION] = self
 
+    def reject(self, status: HTTPStatus, body: bytes) -> None:
+        """Answer the handshake by an HTTP error with a JSON body. (ASGI's way logs an error here.)"""
+        response = self.conn.reject(status, "")
+        response.body = body
+        del response.headers["Content-Length"], response.headers["Content-Type"]
+        response.headers["Content-Length"] = str(len(body))
+        response.headers["Content-Type"] = "application/json"
+        self.conn.send_response(response)
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
+
     def forget_handshake(self) -> None:
         """Free what only the handshake needed; it would stay for the connection's life."""
         del self.request, self.response
@@ -107,6 +120,12 @@ class WebSocketWire(WebSocketsSansIOProtocol):
         super().resume_writing()
         if self.outbox is not None:
             self.outbox.on_resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone: whoever waits for room need not."""
+        super().connection_lost(exc)
+        if self.outbox is not None:
+            self.outbox.discard()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a handshake that websockets cannot read would be left unanswered by uvicorn."""

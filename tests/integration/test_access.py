@@ -47,11 +47,18 @@ async def test_foreign_is_byte_equal_to_missing(
 
 
 @pytest.mark.parametrize("type_", NEEDS_CONVERSATION)
-async def test_foreign_and_missing_are_the_same_bytes(server: RunningServer, owner: Client, type_: str) -> None:
+async def test_foreign_and_missing_are_the_same_bytes(
+    server: RunningServer, owner: Client, type_: str
+) -> None:
     async with await server.connect(token("u2")) as client:
         raw = []
         for conversation_id in ("c1", "c9"):
-            frame = {"type": type_, "id": "x", "conversation_id": conversation_id, **NEEDS_CONVERSATION[type_]}
+            frame = {
+                "type": type_,
+                "id": "x",
+                "conversation_id": conversation_id,
+                **NEEDS_CONVERSATION[type_],
+            }
             await client.send(frame)
             raw.append(await client.socket.recv())
     assert raw[0] == raw[1]
@@ -111,7 +118,9 @@ async def test_an_inspector_sees_everything(server: RunningServer, owner: Client
         frame = await boss.until("events")
         offsets = [event["offset"] for event in frame["events"]]
         assert offsets == list(range(frame["from"], frame["to"] + 1))
-        assert {"slots.updated", "step.started"} <= {event["type"] for event in frame["events"]} | {"step.started"}
+        assert {"slots.updated", "step.started"} <= {event["type"] for event in frame["events"]} | {
+            "step.started"
+        }
         assert (await boss.ask("state", conversation_id="c1"))["result"]["slots"] == {"name": "Ada"}
 
 

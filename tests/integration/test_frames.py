@@ -280,7 +280,9 @@ async def test_a_resume_after_reconnecting_brings_exactly_what_was_missed(server
     await client.socket.close()
     other = await server.connect()
     later = await other.say("c1", "Ada")
-    client = await server.connect(conversation_id="c1", resume={"epoch": ack["epoch"], "offset": ack["offset"]})
+    client = await server.connect(
+        conversation_id="c1", resume={"epoch": ack["epoch"], "offset": ack["offset"]}
+    )
     assert client.welcome["recovered"] is True
     assert client.welcome["offset"] == later["offset"]
     events = await client.until("events")
@@ -301,7 +303,10 @@ async def test_a_resume_may_enter_a_commit_in_its_middle(server: RunningServer) 
 async def test_deletion_is_told_and_the_conversation_is_missing_from_then_on(server: RunningServer) -> None:
     client = await server.connect(conversation_id="c1")
     ack = await client.say("c1", "hi")
-    engine, principal = server.application.engine, next(iter(server.application.gateway.connections)).principal
+    engine, principal = (
+        server.application.engine,
+        next(iter(server.application.gateway.connections)).principal,
+    )
     assert await engine.delete("t1", "c1", principal)
     assert await client.until("unsubscribed") == {
         "type": "unsubscribed", "conversation_id": "c1", "code": "conversation_not_found",

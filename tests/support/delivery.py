@@ -94,7 +94,9 @@ class Log:
     lives: int = 0
 
     async def commit(
-        self, *events: str | tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Audience], **changes: Any
+        self,
+        *events: str | tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Audience],
+        **changes: Any,
     ) -> Publication:
         """Commit events: a type, or (type, data), or (type, data, audience)."""
         before = self.record
@@ -108,7 +110,11 @@ class Log:
         made = tuple(self._event(first + index, event) for index, event in enumerate(events))
         commit_id = f"k{self.lives}-{(revision or 0) + 1}"
         record = replace(
-            record, offset=record.offset + len(made), revision=(revision or 0) + 1, commit_id=commit_id, **changes
+            record,
+            offset=record.offset + len(made),
+            revision=(revision or 0) + 1,
+            commit_id=commit_id,
+            **changes,
         )
         batch = EventBatch(record.epoch, first, record.offset, commit_id, None, None, made) if made else None
         outcome = await self.store.commit(Commit(Expected(revision, record.fence), record, batch))

@@ -247,6 +247,11 @@ class ServerProcess:
     url: str
     log: Path
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
     def kill(self) -> None:
         """End it by SIGKILL, as a crash would."""
         self.process.send_signal(signal.SIGKILL)
