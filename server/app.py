@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import uvicorn
-from storage.open import open_bus, open_store
 
 from protocol.codec import CodecLimits
 from protocol.frames import SUBPROTOCOL
@@ -45,6 +44,7 @@ from server.settings import Settings
 from server.telemetry.metrics import Metrics
 from server.version import version as server_version
 from storage.base import EventBus, Store
+from storage.open import open_bus, open_store
 
 GRACEFUL_S: Final = 2
 """What uvicorn may still take after the drain."""
@@ -344,8 +344,10 @@ async def serve(
 
 
 def _calm_the_collector() -> None:
-    """Records and events hold no cycles: reference counts free them, and the cycle collector need not
-    walk through everything that lives every few hundred allocations (a quarter of a turn's time)."""
+    """Keep the cycle collector from walking through everything that lives, a quarter of a turn's time.
+
+    Records and events hold no cycles: reference counts free them.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 50)

@@ -60,6 +60,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_message_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the socket over, and let go of the parser, which holds this object as this holds it."""
+        super().handle_websocket_upgrade()
+        self.parser = self.flow = self.scope = None  # type: ignore[assignment]
+
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
 

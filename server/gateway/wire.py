@@ -93,7 +93,7 @@ class WebSocketWire(WebSocketsSansIOProtocol):
             extensions[EXTENSION] = self
 
     def reject(self, status: HTTPStatus, body: bytes) -> None:
-        """Answer the handshake by an HTTP error with a JSON body. (ASGI's way logs an error here.)"""
+        """Answer the handshake by an HTTP error with a JSON body. ASGI's own way logs an error here."""
         response = self.conn.reject(status, "")
         response.body = body
         del response.headers["Content-Length"], response.headers["Content-Type"]

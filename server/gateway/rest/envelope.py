@@ -4,6 +4,7 @@ Errors are the wire's error object and ``request_id``, with the same codes; a st
 codes does not know (405) keeps its status and takes the nearest code. No traceback leaves.
 """
 
+import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -33,6 +34,7 @@ SECURITY_HEADERS: Final = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 )
+BODY_TIMEOUT_S: Final = 10.0
 _ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -108,10 +110,14 @@ async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
     body = bytearray()
     if _declared_bytes(request) > max_bytes:
         raise _too_large(max_bytes)
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes)
+    except TimeoutError:
+        raise Refused(ErrorCode.BAD_REQUEST, "The body did not come in time.") from None
     if not body:
         return {}
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
