@@ -1,7 +1,6 @@
 """SIGTERM: nothing new, nothing lost, everybody told, gone in time (``safety.md``, 12)."""
 
 import asyncio
-import os
 import signal
 import time
 import urllib.error
@@ -187,7 +186,7 @@ async def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
 async def test_a_server_that_cannot_start_says_why(tmp_path: Path, broken: str) -> None:
     with server_process(tmp_path) as server:
         other = tmp_path / "other"
-        os.mkdir(other)
+        other.mkdir()
         with server_process(other, port=server.address[1], wait_s=0) as second:
             assert await exit_code(second, 15) != 0
             assert "Traceback" not in second.log.read_text()

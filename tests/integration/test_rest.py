@@ -237,7 +237,7 @@ async def test_a_visitor_renews_their_token_and_stays_who_they_are(dev: RunningS
 async def test_pages_elsewhere_cannot_make_visitors(
     dev: RunningServer, headers: dict[str, str], code: str
 ) -> None:
-    answer = await visit(dev, **headers)
+    answer = await visit(dev, None, **headers)
     assert (answer.status, answer.json["error"]["code"]) == (403, code)
     assert "access-control-allow-origin" not in answer.headers
 
@@ -298,8 +298,8 @@ async def test_a_body_in_chunks_is_bounded_too(dev: RunningServer) -> None:
 async def test_a_body_that_never_comes_is_given_up(dev: RunningServer) -> None:
     reader, writer = await asyncio.open_connection(*dev.address)
     host = f"127.0.0.1:{dev.address[1]}"
-    head = f"POST /v1/visitors HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
-    writer.write(f"{head}\r\n".encode())
+    head = f"POST /v1/visitors HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: 9\r\n\r\n".encode())
     started = time.monotonic()
     status = await asyncio.wait_for(reader.readline(), 20)
     assert b" 400 " in status
