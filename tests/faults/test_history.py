@@ -69,7 +69,7 @@ class Run:
         event = _Events(key, self.offset)
         if created:
             event("conversation.created", {"user_id": "ann", "channel": "web"}, execution_id=None)
-        event("message.received", {"message_id": message_id, "role": "user", "text": text}, execution_id=None)
+        event.says({"message_id": message_id, "role": "user", "text": text}, "message.received")
         flow = {"flow_id": "shop", "flow_version": 1, "output": None, "error": None}
         event("execution.started", {**flow, "status": "running"})
         event("slots.updated", {"slots": {"item": text}})
@@ -89,7 +89,9 @@ class Run:
         event("action.performed", {"name": "till.pay", "success": True}, step_id="pay", audience="full")
         event("variables.updated", {"variables": {"receipt": key}}, audience="full")
         event("step.completed", {"visit": 1, "attempt": 1, "error": None}, step_id="pay", audience="full")
-        event("message.completed", {"message_id": f"{message_id}b", "role": "assistant", "text": "Done."})
+        event.says(
+            {"message_id": f"{message_id}b", "role": "assistant", "text": "Done."}, "message.completed"
+        )
         event("execution.waiting", {**flow, "status": "waiting_input", "pending": [PENDING]}, step_id="ask")
         event("turn.completed", {"response": {"messages": [{"text": "Done."}]}, "actions_performed": [1]})
         self.commit(event)
@@ -111,6 +113,15 @@ class Run:
         self._receive(client, {"type": "events", "conversation_id": "c1", **frame})
         for event in shown:
             client.shown("c1", event["offset"])
+
+    def snapshot(self, name: str, messages: list[dict[str, Any]]) -> None:
+        """The client comes back without a cursor, and is told what it is now."""
+        self.connect(name, self.history.audiences[name], recovered=False)
+        self.history.entries[-2].body["resume"] = None
+        state = list(self.log().states(self.history.audiences[name]))[-1]
+        frame = {"type": "snapshot", "conversation_id": "c1", "epoch": EPOCH, "offset": self.offset}
+        self._receive(self.clients[name], {**frame, "state": state, "messages": messages})
+        self.clients[name].skipped("c1", self.offset)
 
     def ask_state(self, name: str) -> dict[str, Any]:
         """The client asks for the state and gets the right one; what is returned may be spoilt."""
@@ -171,6 +182,9 @@ class _Events:
         event = Event(self._offset, NOW + self._offset, kind, where, step_id, self._key, None, data, audience)
         self.made.append(event)
 
+    def says(self, message: dict[str, Any], kind: str) -> None:
+        self(kind, {**message, "offset": self._offset + 1})
+
 
 def _tells(entry: Entry, name: str, after: int) -> bool:
     if entry.client != name:
@@ -178,6 +192,11 @@ def _tells(entry: Entry, name: str, after: int) -> bool:
     if entry.kind == "received" and entry.body["type"] == "events":
         return bool(entry.body["to"] > after)
     return entry.kind == "shown" and entry.body["offset"] > after
+
+
+def _page(run: Run) -> list[dict[str, Any]]:
+    """The messages of the run, as a page of history shows them."""
+    return [dict(e.data) for e in run.log().events if e.type.startswith("message.")]
 
 
 def rules(found: list[Violation]) -> set[str]:
@@ -245,25 +264,7 @@ def test_a_snapshot_may_stand_for_what_was_missed() -> None:
     """Who was away too long is told the state instead of the events."""
     run = Run()
     run.forget(after=run.batches[1].last_offset, name="ann-phone")
-    run.connect("ann-phone", "owner", recovered=False)
-    entry = run.history.entries[-2]
-    entry.body["resume"] = None
-    client = run.clients["ann-phone"]
-    state = list(run.log().states("owner"))[-1]
-    snapshot = {
-        "type": "snapshot",
-        "conversation_id": "c1",
-        "epoch": EPOCH,
-        "offset": run.offset,
-        "state": state,
-    }
-    run._receive(
-        client, {**snapshot, "messages": [dict(run.batches[-1].events[3].data, offset=run.offset - 2)]}
-    )
-    client.skipped("c1", run.offset)
-    found = run.check()
-    assert [v for v in found if v.rule != "state"] == []  # the made-up message has no such data in this log
-    run.frames("ann-phone", "snapshot")[0]["messages"] = []
+    run.snapshot("ann-phone", _page(run))
     assert run.check() == []
 
 
@@ -454,6 +455,18 @@ def show_a_state_between_commits(run: Run) -> None:
     run.ask_state("ann-phone")["offset"] -= 1
 
 
+def leave_a_message_out(run: Run) -> None:
+    """A snapshot whose history has a hole."""
+    page = _page(run)
+    run.snapshot("ann-phone", [page[0], *page[2:]])
+
+
+def change_a_message(run: Run) -> None:
+    """A snapshot whose history says something else."""
+    page = _page(run)
+    run.snapshot("ann-phone", [{**page[0], "text": "beer"}, *page[1:]])
+
+
 @pytest.mark.parametrize(
     ("spoil", "rule"),
     [
@@ -487,6 +500,8 @@ def show_a_state_between_commits(run: Run) -> None:
         (overtake, "order"),
         (show_a_false_state, "state"),
         (show_a_state_between_commits, "state"),
+        (leave_a_message_out, "state"),
+        (change_a_message, "state"),
     ],
     ids=lambda value: value.__name__ if callable(value) else value,
 )

@@ -10,20 +10,21 @@ Seeds are fixed; ``PARLEY_TEST_SEED`` gives other ones, ``PARLEY_TEST_SCALE`` mu
 import asyncio
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from storage.models import Event
 from storage.sqlite import SqliteStore
 from tests.support.checker import check
 from tests.support.devices import Device
 from tests.support.durable_log import Log
 from tests.support.evidence import Violation
 from tests.support.history import EffectLog, History
-from tests.support.killable_server import Life, Nursery
-from tests.support.server import SECRET, TENANT, free_port, token, write_flows
+from tests.support.killable_server import Life, Nursery, steady_port
+from tests.support.server import SECRET, TENANT, token, write_flows
 from tests.support.till import FLOW
 
 SCALE: Final = float(os.environ.get("PARLEY_TEST_SCALE", "1"))
@@ -54,6 +55,9 @@ PLACES: Final = {
 
 Plan = Callable[[random.Random, int], str | None]
 """Chooses the failpoint of a life, by its number; None: it is killed from outside."""
+
+End = Callable[[Nursery, str | None, random.Random], Awaitable[None]]
+"""Starts a server and sees it end."""
 
 DELAYED: Final = ("commit.before", "commit.after", "sql.COMMIT", "till.charge.before", "till.charge.after")
 """Where it dies a moment later: in the middle of a sync, of publishing, of a send."""
@@ -86,6 +90,16 @@ async def test_nothing_is_lost_or_doubled_by_kills(tmp_path: Path, plan: Plan, s
     assert not found, "\n".join(str(violation) for violation in found[:20])
     assert sum(life.signal == 9 for life in storm.lives) >= LIVES
     assert storm.turns >= 2 * LIVES, "hardly anybody got a word in"
+    assert storm.unknown > 0, "no kill has hit a write"
+
+
+@pytest.mark.slow
+async def test_nothing_is_lost_or_doubled_by_drains(tmp_path: Path) -> None:
+    """SIGTERM under the same crowd: what runs is let end, and nobody notices but for the reconnection."""
+    storm = Storm(tmp_path, SEED)
+    found = await storm.rage(lambda chance, life: None, max(1, round(8 * SCALE)), end=_live_and_drain)
+    assert not found, "\n".join(str(violation) for violation in found[:20])
+    assert storm.unknown == 0, "a drain cut a write short"
 
 
 @pytest.mark.slow
@@ -118,37 +132,44 @@ class Storm:
         self._folder, self._seed, self._env = folder, seed, env
         self._history, self._effects = History(folder), EffectLog(folder / "effects.log")
         self.lives: Sequence[Life] = ()
-        self.turns = 0
+        self.turns = self.unknown = 0
         write_flows(folder, {"shop": flow})
 
-    async def rage(self, plan: Plan, lives: int, *, patience_s: float = 60) -> list[Violation]:
-        """Let it die that often, then let everybody come to rest; return what is not as promised.
+    async def rage(
+        self, plan: Plan, lives: int, *, patience_s: float = 60, end: End | None = None
+    ) -> list[Violation]:
+        """Let it end that often, then let everybody come to rest; return what is not as promised.
 
         Who waits longer than ``patience_s`` for the calm is not asked about it.
         """
+        end = end or _live_and_die
         print(f"seed {self._seed}, {lives} lives")
         env = {**self._env, **_environment(self._effects)}
-        async with Nursery.open(self._folder, free_port(), env) as nursery:
+        chance, stop = random.Random(self._seed), asyncio.Event()
+        async with Nursery.open(self._folder, steady_port(), env) as nursery:
             self.lives = nursery.lives
             devices = _devices(self._history, nursery.url, self._seed)
-            stop = asyncio.Event()
             people = [asyncio.create_task(_person(device, stop)) for device in devices]
-            chance = random.Random(self._seed)
-            for life in range(lives):
-                await _live_and_die(nursery, plan(chance, life), chance)
-            last = await nursery.start()
-            assert await nursery.ready(last), nursery.log.read_text()[-4000:]
-            stop.set()
-            calm = await _come_to_rest(devices, people, patience_s)
-            await asyncio.gather(*(device.close() for device in devices))
-            await asyncio.gather(*people, return_exceptions=not calm)
+            try:
+                for life in range(lives):
+                    await end(nursery, plan(chance, life), chance)
+                last = await nursery.start()
+                assert await nursery.ready(last), nursery.log.read_text()[-4000:]
+                stop.set()
+                calm = await _come_to_rest(devices, people, patience_s)
+            finally:
+                for person in people:
+                    person.cancel()
+                await asyncio.gather(*people, return_exceptions=True)
+                await asyncio.gather(*(device.close() for device in devices))
+                self._history.close()
             await nursery.kill(last)
-        self._history.close()
         return await self._check(nursery.database, calm=calm)
 
     async def _check(self, database: Path, *, calm: bool) -> list[Violation]:
         logs, effects = await _logs(database), self._effects.read()
         self.turns = sum(len(log.by_key) for log in logs.values())
+        self.unknown = sum(_is_unknown(event) for log in logs.values() for event in log.events)
         early = sum(not life.ready for life in self.lives)
         print(
             f"{len(self.lives)} lives ({early} never got ready), {self.turns} turns, {len(effects)} effects"
@@ -168,12 +189,20 @@ async def _live_and_die(nursery: Nursery, failpoint: str | None, chance: random.
     await nursery.kill(life)
 
 
+async def _live_and_drain(nursery: Nursery, failpoint: str | None, chance: random.Random) -> None:
+    life = await nursery.start(failpoint)
+    assert await nursery.ready(life), nursery.log.read_text()[-4000:]
+    await asyncio.sleep(chance.uniform(0.1, 0.6))
+    assert await nursery.terminate(life), nursery.log.read_text()[-4000:]
+
+
 def _environment(effects: EffectLog) -> dict[str, str]:
     return {
         "PARLEY_JWT_SECRET": SECRET,
         "PARLEY_ACTIONS": "tests.support.till",
         "PARLEY_FRAMES_PER_SECOND": "1000",
         "PARLEY_SWEEP_SECONDS": "0.1",
+        "PARLEY_DRAIN_SECONDS": "3",
         "PARLEY_TEST_EFFECTS": str(effects.path),
     }
 
@@ -202,7 +231,7 @@ async def _come_to_rest(
     """Wait until everybody is answered and all who watch a conversation stand at its end."""
     try:
         async with asyncio.timeout(patience_s):
-            await asyncio.wait(people)
+            await asyncio.gather(*people)
             for name in CONVERSATIONS:
                 await _stand_still(name, [d for d in devices if d.watches(name)])
     except TimeoutError:
@@ -217,6 +246,12 @@ async def _stand_still(name: str, watching: Sequence[Device]) -> None:
         if len(at) == 1 and states[0].status != "running":
             return
         await asyncio.sleep(0.05)
+
+
+def _is_unknown(event: Event) -> bool:
+    """A write was cut short, and its flow was told that nobody knows."""
+    error = event.data.get("error") or {}
+    return event.type == "step.failed" and (error.get("details") or {}).get("outcome") == "unknown"
 
 
 async def _logs(database: Path) -> dict[str, Log]:

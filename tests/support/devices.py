@@ -58,24 +58,25 @@ class Device:
         self._calls: set[asyncio.Task[Turn | None]] = set()
         self._readers: list[asyncio.Task[None]] = []
         self._chats: dict[str, AsyncConversation] = {}
-        self._parley: AsyncParley
+        self._parley: AsyncParley | None = None
 
     # --- life -----------------------------------------------------------------------------------
 
     async def open(self, *conversations: str) -> None:
         """Connect, and watch these conversations."""
-        self._parley = AsyncParley(
+        parley = self._parley = AsyncParley(
             self._url, self._token, on_connection=self._on_connection, on_frame=self._on_frame,
             random=lambda: self._pauses.random() * self._hurry, event_buffer=BUFFER, open_timeout=60,
             connect_options={"proxy": None},
         )  # fmt: skip
-        await self._parley.connect()
-        self._chats = {name: self._parley.conversation(name) for name in conversations}
+        await parley.connect()
+        self._chats = {name: parley.conversation(name) for name in conversations}
         self._readers = [asyncio.create_task(self._read(chat)) for chat in self._chats.values()]
 
     async def close(self) -> None:
         """Stop; whoever still waits does not know."""
-        await self._parley.close()
+        if self._parley is not None:
+            await self._parley.close()
         await asyncio.gather(*self._readers, *self._calls)
 
     async def reload(self) -> None:
@@ -134,6 +135,9 @@ class Device:
             with contextlib.suppress(ParleyError):
                 await chat.state(timeout=5)
         elif chance < 0.15:
+            with contextlib.suppress(ParleyError):
+                await chat.history(limit=self.random.randint(1, 60), timeout=5)
+        elif chance < 0.17:
             await self.reload()
         elif chance < 0.30:
             words = self.random.sample(WORDS, 3)

@@ -14,7 +14,9 @@ import contextlib
 import ctypes
 import json
 import os
+import secrets
 import signal
+import socket
 import sqlite3
 import sys
 import traceback
@@ -136,7 +138,7 @@ def _live(order: Mapping[str, Any]) -> None:
     code = 1
     try:
         _die_with_parent()
-        os.close(0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the orders are for the nursery
         failpoints.arm(order["failpoint"])
         settings = Settings.load(os.environ, {}, Path.cwd(), needs_secret=True)
         configure_logging(settings.log_level, settings.log_format, secrets=[])
@@ -154,6 +156,18 @@ def _live(order: Mapping[str, Any]) -> None:
 # --- the test's side ------------------------------------------------------------------------------
 
 
+def steady_port() -> int:
+    """Return a free port that stays free while nobody listens on it.
+
+    It lies below those that the kernel gives to outgoing connections (from 32768 on Linux): a client that
+    tries again and again to reach a dead server there would, one day, be connected to itself.
+    """
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 @dataclass(slots=True)
 class Life:
     """One child: who it is, and how it ended."""
@@ -161,6 +175,7 @@ class Life:
     pid: int
     ready: bool = False
     signal: int | None = None
+    code: int | None = None
 
 
 class Nursery:
@@ -230,6 +245,11 @@ class Nursery:
                     await self._until("ready", "ended")
         return life.signal is not None
 
+    async def terminate(self, life: Life) -> bool:
+        """SIGTERM; tell whether it drained and ended well."""
+        os.kill(life.pid, signal.SIGTERM)
+        return await self.ended(life, READY_S) and (life.signal, life.code) == (0, 0)
+
     async def kill(self, life: Life) -> None:
         """SIGKILL from outside, wherever it is."""
         if life.signal is None:
@@ -249,7 +269,7 @@ class Nursery:
             if life is not None and told["event"] == "ready":
                 life.ready = True
             elif life is not None and told["event"] == "ended":
-                life.signal = told["signal"]
+                life.signal, life.code = told["signal"], told["code"]
             if told["event"] in events:
                 return told
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from storage.models import Audience
-from tests.support.durable_log import MESSAGES, STATE_FIELDS, Log, visible
+from tests.support.durable_log import MESSAGES, STATE_FIELDS, visible
 from tests.support.evidence import Evidence, Violation
 from tests.support.history import Entry, Frame
 
@@ -137,40 +135,52 @@ def all_handed_on(evidence: Evidence) -> Iterator[Violation]:
 
 
 def states_are_folds(evidence: Evidence) -> Iterator[Violation]:
+    """Each state is the fold of the events up to its offset; each page of messages is a part of the log's."""
     for client, log, stream in evidence.streams:
         audience = evidence.audiences[client]
         states = {state["offset"]: state for state in log.states(audience)}
-        messages = _messages(log, audience)
-        for state, said in _shown_states(stream):
-            where = f"{client} {log.conversation_id}"
-            right = states.get(state["offset"])
-            if right is None:
-                yield Violation("state", where, f"the state is of {state['offset']}, where no commit ends")
-                continue
-            for name in STATE_FIELDS:
-                if state[name] != right[name]:
-                    what = f"at {state['offset']} {name} is {state[name]}, the fold says {right[name]}"
-                    yield Violation("state", where, what)
-            for message in said:
-                logged = messages.get(message["offset"])
-                if logged != message:
-                    yield Violation("state", where, f"the history shows {message}, the log {logged}")
+        messages = {e.offset: dict(e.data) for e in log.events if e.type in MESSAGES and visible(e, audience)}
+        for kind, shown in _shown(stream):
+            state = {"state": shown, "snapshot": shown.get("state")}.get(kind)
+            said = shown["messages"] if kind in ("history", "snapshot") else ()
+            for what in (*_false_state(state, states), *_false_messages(said, messages)):
+                yield Violation("state", f"{client} {log.conversation_id}", f"{kind}: {what}")
 
 
-def _messages(log: Log, audience: Audience) -> dict[int, Mapping[str, Any]]:
-    return {e.offset: e.data for e in log.events if e.type in MESSAGES and visible(e, audience)}
-
-
-def _shown_states(stream: Sequence[Entry]) -> Iterator[tuple[Frame, Sequence[Frame]]]:
-    """Yield each (state, messages) that a client was given."""
-    asked: set[str] = set()
+def _shown(stream: Sequence[Entry]) -> Iterator[tuple[str, Frame]]:
+    """Yield what a client was given beside events: ("state" | "history" | "snapshot", what)."""
+    asked: dict[str, str] = {}
     for entry in stream:
         frame = entry.body
         if entry.kind == "opened":
             asked.clear()
-        elif entry.kind == "sent" and frame["type"] == "state":
-            asked.add(frame["id"])
-        elif entry.kind == "received" and frame["type"] == "snapshot" and frame["state"] is not None:
-            yield frame["state"], frame["messages"]
+        elif entry.kind == "sent" and frame["type"] in ("state", "history"):
+            asked[frame["id"]] = frame["type"]
+        elif entry.kind == "received" and frame["type"] == "snapshot":
+            yield "snapshot", frame
         elif entry.kind == "received" and frame["type"] == "ack" and frame["id"] in asked:
-            yield frame["result"], ()
+            yield asked[frame["id"]], frame["result"]
+
+
+def _false_state(state: Frame | None, states: Mapping[int, Frame]) -> Iterator[str]:
+    if state is None:
+        return
+    right = states.get(state["offset"])
+    if right is None:
+        yield f"is of {state['offset']}, where no commit ends"
+        return
+    for name in STATE_FIELDS:
+        if state[name] != right[name]:
+            yield f"at {state['offset']} {name} is {state[name]}, the fold says {right[name]}"
+
+
+def _false_messages(said: Sequence[Frame], messages: Mapping[int, Frame]) -> Iterator[str]:
+    for message in said:
+        logged = messages.get(message["offset"])
+        if logged != message:
+            yield f"shows {message}, the log {logged}"
+    if said:
+        first, last = said[0]["offset"], said[-1]["offset"]
+        expected = [offset for offset in messages if first <= offset <= last]
+        if [message["offset"] for message in said] != expected:
+            yield f"shows {[message['offset'] for message in said]} of {expected}"
