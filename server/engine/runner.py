@@ -181,9 +181,11 @@ class Engine:
         Their leases are let go, and whoever starts next recovers them. Nothing that was accepted is lost.
         """
         self._stopping = True
-        waiting = [running.task for running in self._running.values()]
-        if waiting:
-            await asyncio.wait(waiting, timeout=grace_seconds)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace_seconds
+        # An effect's result may lead to the next effect, which has its intent then and needs its time too.
+        while self._running and (left_s := end - loop.time()) > 0:
+            await asyncio.wait([running.task for running in self._running.values()], timeout=left_s)
         left = dict(self._running)
         for running in left.values():
             running.task.cancel()
