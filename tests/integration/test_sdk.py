@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import datetime
+import os
+import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +218,26 @@ def _answer(question: str, day: str) -> str:
         "Shall I": "yes",
     }
     return next(answer for start, answer in answers.items() if start in question)
+
+
+async def test_the_readmes_program_runs_as_it_stands(server: RunningServer, tmp_path: Path) -> None:
+    text = (ROOT / "clients" / "python" / "README.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "program.py").write_text(program)
+    variables = {
+        "PARLEY_URL": server.url,
+        "PARLEY_TOKEN": token(),
+        "PYTHONPATH": str(ROOT / "clients" / "python" / "src"),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-X", "dev", "-W", "error", str(tmp_path / "program.py"),
+        env={**os.environ, **variables},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, complaints = await process.communicate()
+    assert (process.returncode, complaints.decode()) == (0, "")
+    assert said.decode().splitlines() == ["What is your name?", "Which colour? ask"]
 
 
 # --- identity of commands --------------------------------------------------------------------------

@@ -318,6 +318,23 @@ async def test_pieces_of_a_message_come_to_whoever_asked(server: ScriptedServer,
     assert isinstance(found[-1], ev.TurnCompleted)
 
 
+async def test_a_caller_who_may_speak_and_not_see_gets_what_the_ack_tells(
+    server: ScriptedServer, client: Connect, clock: VirtualClock
+) -> None:
+    """Whoever waited for a conversation that another user then owns is detached in silence."""
+    server.wire = lambda connection, frame: [] if frame["type"] == "events" else [frame]
+    async with client() as parley:
+        chat = parley.conversation(CHAT, user_id="u7")
+        asking = asyncio.create_task(chat.ask("hi"))
+        await until(lambda: 1.0 in _rounded(clock))
+        assert not asking.done()
+        clock.advance(1)
+        assert (await asking).text == "echo hi"
+        assert (await chat.ask("again")).text == "echo again"  # now it is known, and nothing is waited for
+        (end,) = [event async for event in chat.send("more")]
+        assert isinstance(end, ev.TurnCompleted)
+
+
 # --- losing the connection -------------------------------------------------------------------------
 
 
@@ -419,10 +436,11 @@ async def test_what_was_missed_is_handed_out_once_and_in_order(
             await server.say(CHAT, str(number))
         await until(lambda: len(chat.messages) == 16)
         await chat.ask("end")
-        offsets = []
+        offsets: list[int] = []
         while not offsets or offsets[-1] < server.chats[CHAT].offset:
             event = await anext(stream)
             assert isinstance(event, ev.Event)
+            assert event.offset is not None
             offsets.append(event.offset)
     assert offsets == list(range(5, server.chats[CHAT].offset + 1))
 
@@ -504,7 +522,7 @@ async def test_what_is_no_frame_ends_the_connection_and_nothing_else(
         for nonsense in ("{", "[]", '{"type":"events","conversation_id":"c1"}'):
             connected = len(server.connections)
             await server.connections[-1].socket.send(nonsense)
-            await until(lambda connected=connected: len(server.connections) > connected)
+            await longer(server.connections, connected)
         await server.connections[-1].socket.send(b"binary")
         assert (await chat.ask("hi")).text == "echo hi"
 
@@ -584,13 +602,23 @@ async def test_pauses_double_up_to_twenty_seconds(server: ScriptedServer, clock:
     opening = asyncio.create_task(parley.connect())
     pauses: list[float | None] = []
     for number in range(8):
-        await until(lambda number=number: len(pauses_of(seen)) > number)
+        await paused(seen, number)
         pauses = pauses_of(seen)
         clock.advance(pauses[-1] or 0)
     server.refuse = lambda request: None
     await opening
     await parley.close()
     assert pauses == [0.5, 1, 2, 4, 8, 16, 20, 20]
+
+
+async def paused(seen: list[ConnectionEvent], times: int) -> None:
+    """Wait for one more pause than ``times``."""
+    await until(lambda: len(pauses_of(seen)) > times)
+
+
+async def longer(found: list[Any], length: int) -> None:
+    """Wait until there are more than ``length``."""
+    await until(lambda: len(found) > length)
 
 
 def pauses_of(seen: list[ConnectionEvent]) -> list[float | None]:
@@ -607,7 +635,7 @@ async def test_a_good_connection_lets_pauses_begin_short_again(
             await chat.ask("hi")
             count = len(pauses_of(seen))
             server.cut()
-            await until(lambda count=count: len(pauses_of(seen)) > count)
+            await paused(seen, count)
             clock.advance(0.5)
             await until(lambda: parley.connected)
     assert pauses_of(seen) == [0.5, 0.5, 0.5]
@@ -621,7 +649,7 @@ async def test_a_connection_that_only_says_welcome_is_no_progress(
         for number in range(4):
             await until(lambda: parley.connected)
             server.cut()
-            await until(lambda number=number: len(pauses_of(seen)) > number)
+            await paused(seen, number)
             clock.advance(pauses_of(seen)[-1] or 0)
     assert pauses_of(seen) == [0.5, 1, 2, 4]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from parley_client import _wire
-from parley_client._session import (
+from parley_client._outputs import (
     Close,
     Complaint,
     Delta,
@@ -19,9 +19,9 @@ from parley_client._session import (
     Replace,
     Retry,
     Send,
-    Session,
     Settled,
 )
+from parley_client._session import Session
 
 ROOT = Path(__file__).resolve().parents[3]
 VECTORS = ROOT / "protocol" / "vectors"

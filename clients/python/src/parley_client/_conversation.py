@@ -484,16 +484,14 @@ class AsyncConversation:
         for raw in output.events:
             key = raw.get("command_id")
             calls = self._calls.get(key, ()) if isinstance(key, str) else ()
-            if not calls and not self._streams:
-                continue
-            event = parse_event(self.conversation_id, raw)
-            for stream in self._streams:
-                stream.push(event)
+            readers = [*self._streams, *(call.stream for call in calls if call.stream is not None)]
+            if readers:  # typed events cost more than all the rest of a frame
+                event = parse_event(self.conversation_id, raw)
+                for reader in readers:
+                    reader.push(event)
             for call in calls:
-                call.execution_id = event.execution_id or call.execution_id
-                call.saw_end = event.type in _wire.TURN_EVENTS
-                if call.stream is not None:
-                    call.stream.push(event)
+                call.execution_id = raw.get("execution_id") or call.execution_id
+                call.saw_end = raw.get("type") in _wire.TURN_EVENTS
         self._release()
 
     def on_replace(self, output: out.Replace) -> None:
