@@ -1,6 +1,6 @@
 """uvicorn's WebSocket protocol with the few things that ASGI does not give an application.
 
-What it adds to ``websockets-sansio``, and why (``safety.md``, traps):
+What it adds to ``websockets-sansio``, and why:
 
 * direct, synchronous writes and the transport's pause and resume, so that an outbox needs no task;
 * a close that ends in an abort: uvicorn would wait for ever for a peer that reads nothing;
@@ -17,6 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 from websockets.http11 import Request
+from websockets.protocol import OPEN
 
 from protocol.errors import CloseCode
 from server.delivery.outbox import Outbox
@@ -24,6 +25,8 @@ from server.delivery.outbox import Outbox
 EXTENSION: Final = "parley.wire"
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a peer has to answer a close frame before its socket is aborted."""
+CORK_BYTES: Final = 64 * 1024
+"""More than this is handed to the transport at once, so that its back-pressure is felt."""
 PONG_BACKLOG_BYTES: Final = 64 * 1024
 
 _SHORT, _MIDDLE = 126, 65536
@@ -36,6 +39,8 @@ class WebSocketWire(WebSocketsSansIOProtocol):
     """One socket. Implements ``server.delivery.outbox.Wire``."""
 
     outbox: Outbox | None = None
+    _corked: list[bytes] | None = None
+    _corked_bytes = 0
 
     # --- for the outbox ---------------------------------------------------------------------------
 
@@ -43,10 +48,9 @@ class WebSocketWire(WebSocketsSansIOProtocol):
         """Send one text frame; see ``Wire``.
 
         The frame is made here: without compression a server's frame is a header and the payload, and
-        the generic path costs as much as encoding the JSON.
+        the generic path costs as much as encoding the JSON. What is written in one step of the event
+        loop (a commit's events and its ack) leaves in one system call, which costs more than the rest.
         """
-        if self.close_sent or self.disconnected or self.conn.close_rcvd is not None:
-            return
         size = len(payload)
         if size < _SHORT:
             header = bytes((_TEXT, size))
@@ -54,16 +58,30 @@ class WebSocketWire(WebSocketsSansIOProtocol):
             header = b"\x81\x7e" + size.to_bytes(2, "big")
         else:
             header = b"\x81\x7f" + size.to_bytes(8, "big")
-        self.transport.write(header + payload)
+        if self._corked is None:
+            self._corked = [header, payload]
+            self._corked_bytes = size
+            self.loop.call_soon(self._uncork)
+        else:
+            self._corked += (header, payload)
+            self._corked_bytes += size
+        if self._corked_bytes > CORK_BYTES:
+            self._uncork()
+
+    def _uncork(self) -> None:
+        corked, self._corked, self._corked_bytes = self._corked, None, 0
+        if corked is not None and self.conn.state is OPEN and not self.disconnected:
+            self.transport.write(b"".join(corked))
 
     def unsent_bytes(self) -> int:
         """Return what the operating system has not taken; see ``Wire``."""
-        return 0 if self.disconnected else self.transport.get_write_buffer_size()
+        return 0 if self.disconnected else self.transport.get_write_buffer_size() + self._corked_bytes
 
     def close(self, code: int, reason: str) -> None:
         """Close, and abort if the peer does not answer in time; see ``Wire``."""
         if self.close_sent or self.disconnected:
             return
+        self._uncork()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         try:
             self.conn.send_close(code, reason)
@@ -156,7 +174,7 @@ class WebSocketWire(WebSocketsSansIOProtocol):
         """Check the encoding before uvicorn does, which would log a traceback."""
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
-                b"".join(self.frames).decode()
+                (self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)).decode()
             except UnicodeDecodeError:
                 self.frames = []
                 self._refuse_encoding()

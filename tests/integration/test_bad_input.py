@@ -65,7 +65,7 @@ MALFORMED: dict[str, tuple[list[bytes], int]] = {
     "binary inside a fragmented text": ([frame(TEXT, b"{", fin=False), frame(BINARY, b"x")], 1002),
     "a second beginning": ([frame(TEXT, b"{", fin=False), frame(TEXT, b"}", fin=False)], 1002),
     "close inside a fragmented text": ([frame(TEXT, b"{", fin=False), close_frame(1000)], 1002),
-    "continuation after the end": ([frame(TEXT, STATE), frame(CONT, b"x")], 1002),
+    "continuation after the end": ([frame(TEXT, STATE) + frame(CONT, b"x")], 1002),
     # 5.5.1, 7.4: close frames
     "close with half a code": ([frame(CLOSE, b"\x03")], 1002),
     **{
