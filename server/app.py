@@ -286,7 +286,7 @@ class Server(uvicorn.Server):
 
 
 def uvicorn_config(application: Application) -> uvicorn.Config:
-    """Return uvicorn's configuration; each line deals with a default that is wrong here (``safety.md``)."""
+    """Return uvicorn's configuration; each line deals with a default that is wrong here."""
     settings = application.settings
     return uvicorn.Config(
         application.asgi,
@@ -313,7 +313,11 @@ def listen(host: str, port: int) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    # Accepted sockets inherit it. asyncio's own loop forgets it for sockets made like this one, and then
+    # each turn waits 40 ms for a delayed ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 async def serve(

@@ -1,4 +1,4 @@
-"""Which browser pages may connect: the ``Origin`` header against a list (safety.md, 8)."""
+"""Which browser pages may connect: the ``Origin`` header against a list."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""A peer that does not read: bounded, cut off, and no burden to others (``safety.md``, 5)."""
+"""A peer that does not read: bounded, cut off, and no burden to others."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""A memory store whose log write is split from the commit, as MongoDB's will be (``engine.md``).
+"""A memory store whose log write is split from the commit, as MongoDB's will be.
 
 One compare-and-set of one document makes a commit true. The document carries the batches that may not be
 in the log yet; they are put there right after, which may be late, be lost, or overtake each other.
