@@ -317,19 +317,18 @@ class Draft:
         self._context = None
 
     def set_variable(self, name: str, value: Any, *, expose: bool = False) -> None:
-        """Set a variable of the current frame."""
+        """Set a variable of the current frame. State and events show the root frame's only."""
+        self._context = None
         frame = self.frame
-        root = frame is None or frame.parent is None
-        held = self.variables if root else frame.variables if frame else {}
-        self._check_value(name, value, held)
+        if frame is not None and frame.parent is not None:
+            self._check_value(name, value, frame.variables)
+            frame.variables = {**frame.variables, name: value}
+            return
+        self._check_value(name, value, self.variables)
         if expose and name not in self.exposed:
             self.exposed = (*self.exposed, name)
-        if root:
-            self.variables = {**held, name: value}
-        elif frame:
-            frame.variables = {**held, name: value}
+        self.variables = {**self.variables, name: value}
         self._new_variables[name] = self.turn_variables[name] = value
-        self._context = None
 
     def save(self, path: tuple[str, ...], value: Any, *, expose: bool = False) -> None:
         """Save a step's result at ``("variables", name)`` or ``("slots", name)``."""
@@ -372,6 +371,20 @@ class Draft:
         if flow is None:
             raise StepFailure("This conversation's flow is no longer available.", code="flow_not_found")
         return flow
+
+    def push_frame(self, flow_id: str, version: int) -> None:
+        """Begin another flow inside this execution.
+
+        Its frame is numbered by the offset that it begins behind: effect keys hold the number, and so no
+        number may come twice in an execution.
+        """
+        self.frames.append(FrameDraft(Frame(self.offset, self.frames[-1].frame, flow_id, version, None)))
+        self._context = None
+
+    def pop_frame(self) -> None:
+        """Return to the frame that began the innermost one."""
+        self.frames.pop()
+        self._context = None
 
     def context(self, **extra: Any) -> Mapping[str, Any]:
         """Return what expressions see; ``extra`` adds names such as ``value``."""

@@ -515,10 +515,8 @@ def _digress(draft: Draft, incoming: Incoming) -> bool:
     chosen = draft.flows.understand(incoming.text, incoming.payload, draft.flow.interruptible_by)
     if chosen is None:
         return False
-    number = max(frame.frame for frame in draft.frames) + 1
-    parent = draft.frames[-1]
     draft.pending = ()
-    draft.frames.append(FrameDraft(Frame(number, parent.frame, chosen.flow.flow_id, chosen.version, None)))
+    draft.push_frame(chosen.flow.flow_id, chosen.version)
     draft.set_status("running")
     _enter_frame(draft, chosen.flow, incoming)
     return True
@@ -678,8 +676,7 @@ def _step_failed(draft: Draft, step: Step, failure: StepFailure) -> object:
 def _finish(draft: Draft, finish: Finish) -> object:
     """End the innermost frame: back to the question it interrupted, or the end of the execution."""
     if len(draft.frames) > 1:
-        draft.frames.pop()
-        draft._context = None
+        draft.pop_frame()
         try:
             step = cast("WaitingStep", _current_step(draft))
             return _follow(draft, step, step.ask_again(draft))
