@@ -1,9 +1,9 @@
 """Records to JSON bytes and back: the stored form, shared by the adapters that write bytes.
 
 A record's document is a JSON object with the field names of ``models.py`` and ``"v"``, the format's
-version; what repeats (the idempotency ring, events) is written as rows, which is a third of the time
-and two thirds of the size of objects (measured: 64 ring entries 6 instead of 50 µs). A later format adds
-its own reader beside ``_READERS[1]``; what is stored is never rewritten just to be read.
+version; what repeats (the idempotency ring, events) is written as rows, which take a third of the time
+and two thirds of the size of objects. A later format adds its own reader beside ``_READERS[1]``; what is
+stored is never rewritten just to be read.
 
 Nothing here is on the wire: what a client sees is made by the server's views.
 """
@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import orjson
 
+from storage.base import StoreTooNew
 from storage.models import (
     Attempt,
-    CommandState,
     Conversation,
     Event,
     EventBatch,
@@ -27,13 +27,13 @@ from storage.models import (
     OpenTurn,
     Pending,
     Question,
-    RecentKey,
 )
+from storage.ring import ring_from_json, ring_to_json
 
 FORMAT: Final = 1
 
 
-class UnknownFormat(ValueError):  # noqa: N818 - reads as what happened
+class UnknownFormat(StoreTooNew):
     """A document has a format version that this release cannot read."""
 
 
@@ -51,22 +51,13 @@ def _plain(value: Any) -> Any:
 
 # -- records ---------------------------------------------------------------------------------------
 
-_last_record: tuple[Conversation | None, bytes] = (None, b"")
-_last_events: tuple[EventBatch | None, bytes] = (None, b"")
 
-
-def encode_record(record: Conversation) -> bytes:
+def encode_record(record: Conversation, recent: orjson.Fragment | None = None) -> bytes:
     """Return the record's document. Raises TypeError where a value in it is not JSON.
 
-    The last result is kept: the engine measures a record and commits it next, and records never change.
+    ``recent`` is its ring where that is encoded already (``ring.RingEncoder``).
     """
-    global _last_record  # one immutable slot, replaced whole
-    last, encoded = _last_record
-    if last is record:
-        return encoded
-    encoded = encode_json(record_to_json(record))
-    _last_record = (record, encoded)
-    return encoded
+    return encode_json(record_to_json(record, recent))
 
 
 def decode_record(document: bytes) -> Conversation:
@@ -74,7 +65,7 @@ def decode_record(document: bytes) -> Conversation:
     return record_from_json(orjson.loads(document))
 
 
-def record_to_json(record: Conversation) -> dict[str, Json]:
+def record_to_json(record: Conversation, recent: Json = None) -> dict[str, Json]:
     """Return the record's document as a JSON object (nested values are shared, not copied)."""
     lease, execution, turn = record.lease, record.execution, record.turn
     return {
@@ -98,7 +89,7 @@ def record_to_json(record: Conversation) -> dict[str, Json]:
         "execution": None if execution is None else _execution_to_json(execution),
         "turn": None if turn is None else _turn_to_json(turn),
         "inbox": [inbox_entry_to_json(entry) for entry in record.inbox],
-        "recent": _ring_to_json(record.recent),
+        "recent": ring_to_json(record.recent) if recent is None else recent,
         "ring_full": record.ring_full,
         "reset_offset": record.reset_offset,
         "wake_at": record.wake_at,
@@ -108,37 +99,6 @@ def record_to_json(record: Conversation) -> dict[str, Json]:
         "last_activity": record.last_activity,
         "message_count": record.message_count,
     }
-
-
-def _ring_to_json(ring: tuple[RecentKey, ...]) -> list[Json]:
-    """Return the ring as rows. It is most of an idle record and is written with every commit, so a row
-    says in one letter how its turn stands, and 0 where its execution is that of the row before."""
-    rows: list[Json] = []
-    before: str | None = None
-    for e in ring:
-        execution: str | int | None = e.execution_id
-        if execution is not None and execution == before:
-            execution = 0
-        before = e.execution_id
-        rows.append((e.key, e.body_hash, e.status[0], execution, e.first_offset, e.last_offset))
-    return rows
-
-
-_STATUS: Final[Mapping[str, CommandState]] = {
-    "c": "completed",
-    "f": "failed",
-    "r": "running",
-    "q": "queued",
-}
-
-
-def _ring_from_json(rows: list[Json]) -> tuple[RecentKey, ...]:
-    ring: list[RecentKey] = []
-    before: str | None = None
-    for key, body_hash, status, execution, first, last in rows:
-        before = before if execution == 0 else execution
-        ring.append(RecentKey(key, body_hash, _STATUS[status], before, first, last))
-    return tuple(ring)
 
 
 def record_from_json(document: Mapping[str, Json]) -> Conversation:
@@ -171,7 +131,7 @@ def _record_from_v1(d: Mapping[str, Json]) -> Conversation:
         execution=None if execution is None else _execution_from_json(execution),
         turn=None if turn is None else _turn_from_json(turn),
         inbox=tuple(inbox_entry_from_json(entry) for entry in d["inbox"]),
-        recent=_ring_from_json(d["recent"]),
+        recent=ring_from_json(d["recent"]),
         ring_full=d["ring_full"],
         reset_offset=d["reset_offset"],
         wake_at=d["wake_at"],
@@ -368,13 +328,7 @@ def event_to_row(event: Event) -> tuple[Json, ...]:
 
 def encode_events(batch: EventBatch) -> bytes:
     """Return the batch's events as JSON bytes. Raises TypeError where a value is not JSON."""
-    global _last_events  # one immutable slot, replaced whole
-    last, encoded = _last_events
-    if last is batch:
-        return encoded
-    encoded = encode_json([event_to_row(event) for event in batch.events])
-    _last_events = (batch, encoded)
-    return encoded
+    return encode_json([event_to_row(event) for event in batch.events])
 
 
 def decode_events(data: bytes) -> tuple[Event, ...]:

@@ -1,8 +1,4 @@
-"""How large things are when stored: what the engine's limits and its byte-bounded cache count.
-
-A size is the length of the stored form (``codec.py``); measuring a record or a batch that is committed
-next costs nothing more, because its encoding is kept.
-"""
+"""How large things are when stored: the length of the form that ``codec.py`` writes."""
 
 from storage.codec import encode_events, encode_json, encode_record, event_to_row
 from storage.models import Conversation, Event, EventBatch, Json

@@ -108,12 +108,6 @@ def test_what_is_not_json_is_refused(value: object) -> None:
         encode_json(value)
 
 
-def test_a_record_measured_twice_is_encoded_once() -> None:
-    record = replace(conversation(), slots={"a": 1})
-    assert encode_record(record) is encode_record(record)
-    assert encode_record(replace(record, slots={"a": 2})) != encode_record(record)
-
-
 @pytest.mark.parametrize("version", [None, 0, 2, "1"])
 def test_an_unknown_format_is_refused_by_name(version: object) -> None:
     document = orjson.loads(encode_record(conversation()))
