@@ -8,9 +8,10 @@ Seeds are fixed; ``PARLEY_TEST_SEED`` gives other ones, ``PARLEY_TEST_SCALE`` mu
 """
 
 import asyncio
+import contextlib
 import os
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -144,9 +145,8 @@ class Storm:
         """
         end = end or _live_and_die
         print(f"seed {self._seed}, {lives} lives")
-        env = {**self._env, **_environment(self._effects)}
         chance, stop = random.Random(self._seed), asyncio.Event()
-        async with Nursery.open(self._folder, steady_port(), env) as nursery:
+        async with self._open_nursery() as nursery:
             self.lives = nursery.lives
             devices = _devices(self._history, nursery.url, self._seed)
             people = [asyncio.create_task(_person(device, stop)) for device in devices]
@@ -162,9 +162,15 @@ class Storm:
                     person.cancel()
                 await asyncio.gather(*people, return_exceptions=True)
                 await asyncio.gather(*(device.close() for device in devices))
-                self._history.close()
             await nursery.kill(last)
         return await self._check(nursery.database, calm=calm)
+
+    @contextlib.asynccontextmanager
+    async def _open_nursery(self) -> AsyncIterator[Nursery]:
+        env = {**self._env, **_environment(self._effects)}
+        with contextlib.closing(self._history):
+            async with Nursery.open(self._folder, steady_port(), env) as nursery:
+                yield nursery
 
     async def _check(self, database: Path, *, calm: bool) -> list[Violation]:
         logs, effects = await _logs(database), self._effects.read()
@@ -242,8 +248,8 @@ async def _come_to_rest(
 async def _stand_still(name: str, watching: Sequence[Device]) -> None:
     while True:
         states = [await device.state(name) for device in watching]
-        at = {state.offset for state in states} | {device.cursor(name) for device in watching}
-        if len(at) == 1 and states[0].status != "running":
+        at = {offset for offset, _ in states} | {device.cursor(name) for device in watching}
+        if len(at) == 1 and "running" not in {status for _, status in states}:
             return
         await asyncio.sleep(0.05)
 

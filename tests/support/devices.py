@@ -12,12 +12,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
 from parley_client import (
+    AnyEvent,
     AsyncConversation,
     AsyncParley,
     ConnectionClosed,
     ConnectionEvent,
+    ConversationNotFound,
     Event,
     ParleyError,
+    Stream,
     Timeout,
     Turn,
     TurnFailed,
@@ -71,7 +74,8 @@ class Device:
         )  # fmt: skip
         await parley.connect()
         self._chats = {name: parley.conversation(name) for name in conversations}
-        self._readers = [asyncio.create_task(self._read(chat)) for chat in self._chats.values()]
+        streams = {name: chat.events() for name, chat in self._chats.items()}
+        self._readers = [asyncio.create_task(self._read(*stream)) for stream in streams.items()]
 
     async def close(self) -> None:
         """Stop; whoever still waits does not know."""
@@ -101,12 +105,12 @@ class Device:
         else:
             self.record.received(text)
 
-    async def _read(self, chat: AsyncConversation) -> None:
-        async for event in chat.events():
+    async def _read(self, conversation_id: str, stream: Stream[AnyEvent]) -> None:
+        async for event in stream:
             if isinstance(event, SnapshotReplaced):
-                self.record.skipped(chat.conversation_id, event.snapshot.offset)
+                self.record.skipped(conversation_id, event.snapshot.offset)
             elif isinstance(event, Event) and event.offset is not None:
-                self.record.shown(chat.conversation_id, event.offset)
+                self.record.shown(conversation_id, event.offset)
 
     # --- what the person does -------------------------------------------------------------------
 
@@ -116,8 +120,13 @@ class Device:
     def cursor(self, conversation_id: str) -> int:
         return self._chats[conversation_id].cursor[1]
 
-    async def state(self, conversation_id: str) -> Any:
-        return await self._chats[conversation_id].state()
+    async def state(self, conversation_id: str) -> tuple[int, str]:
+        """Ask for (offset, status); (0, "idle") while nobody has said anything."""
+        try:
+            state = await self._chats[conversation_id].state()
+        except ConversationNotFound:
+            return 0, "idle"
+        return state.offset, state.status
 
     async def talk(self, conversation_id: str, stop: asyncio.Event) -> None:
         """Do what people do, until it is enough."""
