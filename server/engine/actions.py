@@ -142,7 +142,7 @@ class Actions:
         except _UNAVAILABLE as error:
             log.warning("action %s: %s", name, type(error).__name__, exc_info=True)
             return Failure("unavailable", f'The action "{name}" could not reach what it needs.', unknown=True)
-        except Exception as error:  # an author's code may raise anything
+        except (Exception, SystemExit) as error:  # an author's code may raise anything
             log.warning("action %s: %s", name, type(error).__name__, exc_info=True)
             return Failure("error", f'The action "{name}" failed.')
         try:

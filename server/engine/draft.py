@@ -460,7 +460,8 @@ class Draft:
         """Return the next record, complete: its revision and fence, and its lease where one is needed.
 
         An effect that is to run, and a fold that is to go on, take a lease under a new fence; an effect
-        that runs on keeps its own; everything else lets go.
+        that runs on keeps its own, renewed, because the record may have been read before its last
+        renewal; everything else lets go.
         """
         self.flush_changes()
         before = self.before
@@ -470,8 +471,8 @@ class Draft:
         lease = None
         if claims:
             lease = Lease(self.claimant.owner, self.now + self.claimant.lease_ms)
-        elif running and any(attempt.retry_at is None for attempt in self.attempts):
-            lease = before.lease
+        elif running and before.lease and any(attempt.retry_at is None for attempt in self.attempts):
+            lease = Lease(before.lease.owner, max(before.lease.until, self.now + self.claimant.lease_ms))
         if execution is not None:
             execution = self._freeze_execution(execution)
         turn = self.turn

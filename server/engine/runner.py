@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -48,6 +48,8 @@ from storage.models import (
 )
 
 log = logging.getLogger("parley.engine")
+
+T = TypeVar("T")
 
 MAX_MISSES: Final = 8
 LANE_LIMIT: Final = 64
@@ -133,6 +135,7 @@ class _Running:
     task: asyncio.Task[None]
     interrupted: bool = False
     ended: bool = False
+    renewing: bool = False
 
 
 class Engine:
@@ -424,7 +427,7 @@ class Engine:
         running = self._running.get(key)
         if running is None:
             await self._work_off(key)
-        elif record is None or record.fence != running.fence:
+        elif record is None or record.fence > running.fence:  # a lower one was read before this effect began
             running.task.cancel()
         elif any(entry.command.get("on_busy") == "interrupt" and not entry.void for entry in record.inbox):
             self._interrupt(running)
@@ -597,6 +600,7 @@ class Engine:
             return
         task = asyncio.create_task(self._perform(key, record, attempt))
         self._running[key] = _Running(attempt, record.fence, record.lease.until, task)
+        task.add_done_callback(lambda ended: self._forget(key, ended))
         self._hold(task)
 
     async def _perform(self, key: Key, record: Conversation, attempt: Attempt) -> None:
@@ -636,15 +640,23 @@ class Engine:
     async def _call(self, key: Key, record: Conversation, attempt: Attempt) -> Any:
         timeout_ms = self._timeout_of(record, attempt)
         context = self._action_context(key, record, attempt, timeout_ms)
-        call = asyncio.ensure_future(self._actions.run(attempt.name, context, attempt.arguments))
-        timer = asyncio.ensure_future(self._clock.sleep(timeout_ms / 1000))
-        try:
-            await asyncio.wait({call, timer}, return_when=asyncio.FIRST_COMPLETED)
-            if call.done():
-                return call.result()
+        call = self._actions.run(attempt.name, context, attempt.arguments)
+        ended = await self._ended_within(timeout_ms, call)
+        if ended is None:
             return Failure("timeout", f'The action "{attempt.name}" took too long.', unknown=True)
+        if ended.cancelled():  # from inside: who cancels this task is heard in the await above
+            return Failure("error", f'The action "{attempt.name}" failed.')
+        return ended.result()
+
+    async def _ended_within(self, ms: int, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T] | None":
+        """Return ``work`` as the task that it ended in; None: it took too long, and was cancelled."""
+        task = asyncio.create_task(work)
+        timer = asyncio.ensure_future(self._clock.sleep(ms / 1000))
+        try:
+            await asyncio.wait({task, timer}, return_when=asyncio.FIRST_COMPLETED)
+            return task if task.done() else None
         finally:
-            call.cancel()
+            task.cancel()
             timer.cancel()
 
     def _timeout_of(self, record: Conversation, attempt: Attempt) -> int:
@@ -718,21 +730,31 @@ class Engine:
         """Renew what runs here; an effect whose lease cannot be renewed is stopped at its own deadline."""
         while True:
             await self._clock.sleep(self._options.renew_ms / 1000)
-            for key, running in list(self._running.items()):
-                await self._renew(key, running)
+            for key, running in self._running.items():
+                if not running.renewing:
+                    running.renewing = True
+                    self._hold(asyncio.create_task(self._renew(key, running)))
 
     async def _renew(self, key: Key, running: _Running) -> None:
         now = self._clock.now()
         until = now + self._options.lease_ms
+        left_ms = running.until - now - self._options.renew_ms // 5
+        renewal = self._store.renew(*key, running.fence, self._me, until, until)
         try:
-            kept = await self._store.renew(*key, running.fence, self._me, until, until)
+            ended = await self._ended_within(left_ms, renewal)
+            if ended is not None and ended.result():
+                running.until = until
+            else:
+                self._give_up(running)
         except StoreUnavailable:
-            if now >= running.until - self._options.renew_ms:
-                running.task.cancel()
-            return
-        if kept:
-            running.until = until
-        elif self._running.get(key) is running:
+            if self._clock.now() >= running.until - self._options.renew_ms:
+                self._give_up(running)  # the next try would come too late
+        finally:
+            running.renewing = False
+
+    def _give_up(self, running: _Running) -> None:
+        """Stop an effect whose lease is lost. The result of one that has ended is committed or refused."""
+        if not running.ended:
             running.task.cancel()
 
     async def wake(self, tenant_id: str, conversation_id: str) -> None:

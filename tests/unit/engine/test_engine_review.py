@@ -1,9 +1,15 @@
 """Races, odd flows and limits: what a second reading of the engine found."""
 
+import asyncio
+import inspect
+import sys
 from typing import Any
 
 from server.engine.actions import ActionContext
+from storage.base import StoreUnavailable
+from storage.memory import MemoryStore
 from tests.support.talk import Talk, replies
+from tests.support.world import VirtualClock
 
 GUIDE = """
 flow: guide
@@ -16,6 +22,22 @@ variables: {spare: 0, secret: hidden}
 steps:
   - {id: ask, collect: [what, count], ask: {what: "What?", count: "How many?"}}
   - {id: done, say: "Done."}
+"""
+
+ACT = """
+flow: act
+default: true
+steps:
+  - {id: before, say: "One moment."}
+  - id: call
+    action: lab.run
+    effect: read
+    timeout: 1h
+    save: variables.result
+    on_error: sorry
+  - {id: after, say: "Got ${variables.result.n}."}
+  - {id: done, end: completed}
+  - {id: sorry, say: "Sorry."}
 """
 
 
@@ -69,3 +91,188 @@ async def test_a_digressions_variables_stay_its_own() -> None:
         assert record.variables == {"spare": 0, "secret": "hidden"}
         assert record.execution is not None
         assert record.execution.exposed == ()
+
+
+async def test_progress_does_not_take_back_a_renewal() -> None:
+    """A commit from a record that was read before the renewal leaves the lease at least as long."""
+    go = asyncio.Event()
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        await go.wait()
+        await context.progress("half")
+        await asyncio.get_running_loop().create_future()
+
+    async with Talk(ACT, actions={"lab.run": run}, sole_writer=False) as talk:
+        await talk.say("go")
+        for _ in range(4):
+            await talk.wait(5_000, sweep=False)
+        go.set()
+        await talk.rest()
+        assert await talk.events("flow.custom")
+        lease = (await talk.record()).lease
+        assert lease is not None
+        assert lease.until > talk.clock.now()
+        assert await talk.store.due(talk.clock.now(), 10) == []
+
+
+async def test_an_action_that_ends_as_cancelled_is_a_failure() -> None:
+    """A cancellation that nobody asked for, from inside the action, is a crash like any other."""
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        raise asyncio.CancelledError
+
+    async with Talk(ACT, actions={"lab.run": run}) as talk:
+        await talk.say("go")
+        await talk.rest()
+        assert (await talk.texts())[-1] == "Sorry."
+        assert talk.engine.running_effects == 0
+
+
+async def test_an_action_that_exits_is_a_failure() -> None:
+    async def run(context: ActionContext, **_: Any) -> Any:
+        sys.exit(1)
+
+    async with Talk(ACT, actions={"lab.run": run}) as talk:
+        await talk.say("go")
+        await talk.rest()
+        assert (await talk.texts())[-1] == "Sorry."
+
+
+class Held:
+    """A store whose calls of one kind wait until the test lets them go."""
+
+    def __init__(self, store: Any, *kinds: str) -> None:
+        self._store = store
+        self.kinds = set(kinds)
+        self.go = asyncio.Event()
+        self.away: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._store, name)
+        if not inspect.iscoroutinefunction(inner):
+            return inner
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if name in self.away:
+                raise StoreUnavailable("away")
+            result = await inner(*args, **kwargs)
+            if name in self.kinds:
+                await self.go.wait()
+            return result
+
+        return call
+
+
+async def held(clock: VirtualClock, *kinds: str) -> Held:
+    store = MemoryStore(clock=clock.now)
+    await store.open()
+    return Held(store, *kinds)
+
+
+async def test_a_hint_that_is_late_does_not_stop_a_newer_effect() -> None:
+    """``on_bus`` may look at a record that is older than what runs here."""
+    clock = VirtualClock()
+    store = await held(clock)
+    calls: list[str] = []
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        calls.append(context.key)
+        await asyncio.get_running_loop().create_future()
+
+    idle = "flow: idle\nsteps:\n  - {id: a, say: Hi.}\n"
+    async with Talk(ACT, idle, actions={"lab.run": run}, store=store, clock=clock, sole_writer=False) as talk:
+        await talk.say("go", flow_id="idle")
+        store.kinds = {"load"}
+        talk.engine.on_bus("t", "c1")
+        await talk.rest()
+        store.kinds = set()
+        await talk.say("go", flow_id="act")
+        await talk.rest()
+        store.go.set()
+        await talk.rest()
+        assert talk.engine.running_effects == len(calls) == 1
+
+
+async def test_an_effect_that_is_stopped_before_it_began_is_forgotten() -> None:
+    """Or its lease would be renewed for ever, with nobody on the work."""
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        return {"n": 1}
+
+    async with Talk(ACT, actions={"lab.run": run}) as talk:
+        await talk.say("go")
+        for running in list(talk.engine._running.values()):
+            running.task.cancel()
+        await talk.rest()
+        assert talk.engine.running_effects == 0
+        await talk.wait(16_000)
+        assert (await talk.texts())[-1] == "Got 1."
+
+
+async def test_a_result_outlives_a_store_that_is_away() -> None:
+    """An owner that cannot renew stops its effect, not the result of one that has ended."""
+    clock = VirtualClock()
+    store = await held(clock)
+    calls: list[str] = []
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        calls.append(context.key)
+        store.away = {"commit", "renew", "load"}
+        return {"n": 1}
+
+    write = ACT.replace("effect: read", "effect: write")
+    async with Talk(write, actions={"lab.run": run}, store=store, clock=clock) as talk:
+        await talk.say("go")
+        for _ in range(8):
+            await talk.wait(5_000, sweep=False)
+        store.away = set()
+        await talk.wait(2_000)
+        assert (await talk.texts())[-1] == "Got 1."
+        assert len(calls) == 1
+
+
+async def test_an_owner_stops_at_its_own_deadline_though_a_renewal_hangs() -> None:
+    """A store that does not answer is one that cannot renew; and one hanging call delays no other."""
+    clock = VirtualClock()
+    store = await held(clock)
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async with Talk(ACT, actions={"lab.run": run}, store=store, clock=clock) as talk:
+        await talk.say("go")
+        await talk.rest()
+        until = (await talk.record()).lease
+        assert until is not None
+        store.kinds = {"renew"}
+        for _ in range(3):
+            await talk.wait(4_999, sweep=False)
+        assert clock.now() < until.until
+        assert talk.engine.running_effects == 0
+
+
+async def test_leases_are_kept_after_an_error_of_the_store() -> None:
+    """Whatever one renewal or one sweep raises, the next is tried."""
+    clock = VirtualClock()
+    store = await held(clock)
+    failing = ["renew"]
+    inner = store._store.renew
+
+    async def renew(*args: Any) -> bool:
+        if failing:
+            raise RuntimeError(failing.pop())
+        return await inner(*args)  # type: ignore[no-any-return]
+
+    store._store.renew = renew
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async with Talk(ACT, actions={"lab.run": run}, store=store, clock=clock) as talk:
+        await talk.say("go")
+        for _ in range(4):
+            await talk.wait(5_000, sweep=False)
+        lease = (await talk.record()).lease
+        assert lease is not None
+        assert lease.until > clock.now()
+        assert talk.engine.running_effects == 1
