@@ -303,9 +303,10 @@ def _read_choice(slot: Slot, said: _Said) -> Reading | None:
     if stripped in slot.options:  # an option without letters, such as "+"
         start = said.text.index(stripped)
         return Reading(stripped, start, start + len(stripped))
-    if any(word.text in _NEGATIONS for word in words):
-        return None
-    return _read_option_number(slot, words) or _read_near_option(words, table)
+    numbered = _read_option_number(slot, words)
+    if numbered is not None or any(word.text in _NEGATIONS for word in words):
+        return numbered
+    return _read_near_option(words, table)
 
 
 def _negated(words: tuple[Word, ...], found: Found) -> bool:

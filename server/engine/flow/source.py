@@ -165,12 +165,16 @@ class _Open:
     size: int = 1
 
 
+_LINE_BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""What counts as a new line in the parser's marks."""
+
+
 class _Composer:
     """Builds the tree from the parser's events, without recursion."""
 
     def __init__(self, source: str, file: str, is_json: bool) -> None:
         self.source = source
-        self.lines = source.split("\n")
+        self.lines = _LINE_BREAK.split(source)
         self.file = file
         self.is_json = is_json
         self.stack: list[_Open] = []
@@ -274,7 +278,7 @@ class _Composer:
                     indent = len(line) - len(line.lstrip(" "))
                     return (number + 1, indent + 1) if number == start.line + 1 else None
             return None
-        if start.line != end.line:
+        if start.line != end.line or start.line >= len(self.lines):
             return None
         quoted = 1 if event.style in ("'", '"') else 0
         column = start.column + quoted

@@ -344,16 +344,18 @@ def test_values_that_the_library_cannot_take_fail() -> None:
 
 
 def test_the_native_stack_is_not_overrun() -> None:
-    """The deepest sources that pass the grammar run in a thread with a small stack; a crash has no traceback."""
+    """The deepest sources that pass the grammar, in a thread with a small stack; a crash has no traceback."""
     program = """
         import threading
         from server.engine.flow.expressions import ExpressionFailed, ExpressionInvalid, compile_expression
 
         def run():
-            for piece, count in [("1+", 199), ("1<", 199), ("a.", 199), ("1?2:", 99), ("true&&", 199), ("-", 399)]:
-                attempt(piece * count + "1")
-            for open_, close in [("(", ")"), ("[", "]"), ("size(", ")"), ("{1:", "}"), ("-(", ")"), ("[1].map(x,", ")")]:
-                attempt(open_ * 16 + "1" + close * 16)
+            for piece in ["1 +", "1 <", "a .", "1 ? 2 :", "true &&", "-", "!", "1 in"]:
+                attempt(piece * (399 // len(piece.split())) + "1")
+                attempt(piece * (399 // len(piece.split())) + "a")
+            for opening in ["(", "[", "size(", "{1:", "-(", "[1].map(x,"]:
+                closing = {"(": ")", "[": "]", "{": "}", ":": "}", ",": ")"}[opening[-1]]
+                attempt(opening * 16 + "1" + closing * 16)
 
         def attempt(source):
             try:

@@ -138,8 +138,8 @@ def test_json_is_a_flow_too() -> None:
 
 def test_yaml_reads_as_yaml_1_2_does() -> None:
     flow = compiled(
-        "flow: f\nvariables:\n  a: yes\n  b: 2026-11-21\n  c: 012\n  d: 1_000\n  e: 1e3\n  f: ~\n  g: 'true'\n"
-        "  h: 0x10\n  i: -4\n  j: .5\nsteps:\n  - say: 5\n"
+        "flow: f\nvariables:\n  a: yes\n  b: 2026-11-21\n  c: 012\n  d: 1_000\n  e: 1e3\n  f: ~\n"
+        "  g: 'true'\n  h: 0x10\n  i: -4\n  j: .5\nsteps:\n  - say: 5\n"
     )
     assert flow.variables == {
         "a": "yes",
@@ -224,12 +224,21 @@ def test_actions_are_not_checked_where_they_are_not_known() -> None:
         compile_flow(source, "f.yaml", actions=())
 
 
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
+def test_any_line_break_counts(line_break: str) -> None:
+    source = "flow: f\nsteps:\n  - say: Hi\n  - say: '${slots.x}'\n".replace("\n", line_break)
+    assert problems_of(source) == [("unknown-slot", 4, 13)]
+
+
 @pytest.mark.parametrize("number", range(0, len(BOOKING), 37))
 def test_a_truncated_flow_never_crashes(number: int) -> None:
     try:
         compiled(BOOKING[:number])
     except FlowInvalid as refusal:
-        assert refusal.problems
+        found = refusal.problems
+    else:
+        return
+    assert found
 
 
 def test_a_thousand_steps_compile() -> None:

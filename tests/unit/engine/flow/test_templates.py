@@ -110,7 +110,7 @@ def test_a_json_constant_is_taken_as_it_is() -> None:
 
 
 def test_a_failing_expression_fails_the_template() -> None:
-    with pytest.raises(ExpressionFailed, match="variables.gone"):
+    with pytest.raises(ExpressionFailed, match=r"variables\.gone"):
         compile_template("a ${variables.gone}").render(CONTEXT)
     with pytest.raises(ExpressionFailed):
         compile_json_template({"a": ["${variables.gone}"]}).value(CONTEXT)
