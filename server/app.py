@@ -207,6 +207,7 @@ class Application:
         stats, gateway, read = self.engine.stats, self.gateway, self.metrics.read
         read("parley_connections", "Open sockets.", "gauge", lambda: gateway.counter.count)
         read("parley_watched_conversations", "Watched conversations.", "gauge", lambda: self.hub.watched)
+        read("parley_gaps_healed_total", "Gaps healed from the store.", "counter", lambda: self.hub.healed)
         read("parley_outbox_bytes", "Bytes waiting to be sent.", "gauge", self._outbox_bytes)
         read("parley_effects_total", "Side effects run.", "counter", lambda: stats.effects)
         read(

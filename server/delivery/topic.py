@@ -127,6 +127,10 @@ class Topic:
         self.subscriptions.pop(subscription, None)
         subscription.watcher.subscriptions.pop(self.conversation_id, None)
 
+    def living(self) -> list[Subscription]:
+        """Return the subscriptions that are delivered to."""
+        return [subscription for subscription in self.subscriptions if subscription.live]
+
     def rest(self, subscription: Subscription) -> None:
         """Stop delivering to a subscription, while it is caught up."""
         if subscription.live:

@@ -191,5 +191,5 @@ async def watch(
 
 async def settle(hub: Hub) -> None:
     """Let everything that runs in the background end."""
-    while hub._tasks:
+    while not hub.catchup.is_idle:
         await asyncio.sleep(0)

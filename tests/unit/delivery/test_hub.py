@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from protocol.errors import ErrorCode, Refused
+from server.delivery.catchup import HEAL_AFTER_MS, REPLAY_MAX_EVENTS
 from server.delivery.frames import FRAME_MAX_BYTES
-from server.delivery.hub import HEAL_AFTER_MS, REPLAY_MAX_EVENTS, WATCHED_MAX
+from server.delivery.topics import WATCHED_MAX
 from server.engine.types import Publication
 from storage.base import StoreUnavailable
 from storage.memory.store import MemoryStore
@@ -214,7 +215,7 @@ async def test_the_store_being_away_refuses_before_anything_is_sent() -> None:
         raise StoreUnavailable("away")
 
     hub = hub_over(log)
-    hub._read = away
+    hub.catchup._read = away
     with pytest.raises(StoreUnavailable):
         await watch(hub, watcher)
     assert watcher.frames == []
@@ -350,14 +351,14 @@ async def test_a_gap_waits_for_the_store_to_come_back() -> None:
     await watch(hub, watcher)
     await log.say()
     hub.publish(await log.say())
-    right, away = hub._read, [True]
+    right, away = hub.catchup._read, [True]
 
     async def read(tenant_id: str, conversation_id: str) -> Any:
         if away:
             raise StoreUnavailable("away")
         return await right(tenant_id, conversation_id)
 
-    hub._read = read
+    hub.catchup._read = read
     for _ in range(3):
         time.now += HEAL_AFTER_MS
         hub.tick(time.now)
@@ -376,7 +377,7 @@ async def test_another_life_of_the_conversation_brings_a_snapshot() -> None:
     await log.say()
     await watch(hub, watcher)
     other = Log(MemoryStore(), lives=1)
-    log.store, hub._store = other.store, other.store
+    log.store = hub.catchup._store = other.store
     hub.publish(await other.commit("conversation.created", ("message.completed", {"text": "anew"})))
     await settle(hub)
     assert watcher.frames[-1]["type"] == "snapshot"

@@ -13,7 +13,8 @@ import pytest
 
 from server.auth.principal import Principal
 from server.delivery.audience import audience_for, event_view
-from server.delivery.hub import HEAL_AFTER_MS, Hub
+from server.delivery.catchup import HEAL_AFTER_MS
+from server.delivery.hub import Hub
 from server.engine.types import Publication
 from storage.models import Audience, Conversation, EventBatch
 from tests.support.delivery import (
@@ -83,7 +84,7 @@ class World:
         self.clients: list[Client] = []
         self.asked = 0
         self.tasks: set[asyncio.Task[None]] = set()
-        right_read, right_events = self.hub._read, self.log.store.events
+        right_read, right_events = self.hub.catchup._read, self.log.store.events
 
         async def read(tenant_id: str, conversation_id: str) -> Conversation | None:
             await self._dawdle()
@@ -97,7 +98,7 @@ class World:
             await self._dawdle()
             return found
 
-        self.hub._read = read
+        self.hub.catchup._read = read
         self.log.store.events = events  # type: ignore[method-assign] # the same, only slower
 
     async def _dawdle(self) -> None:

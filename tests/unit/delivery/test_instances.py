@@ -1,0 +1,225 @@
+"""Several instances over one store and a bus that loses, doubles and reorders (invariant 3)."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import orjson
+import pytest
+
+from server.delivery.bridge import (
+    ENGINE_CHANNEL,
+    VERSION,
+    channel_of,
+    commit_payload,
+    read_batch,
+    read_payload,
+)
+from server.delivery.hub import Hub
+from server.engine.types import Publication
+from storage.memory.bus import BusHub, MemoryBus
+from storage.models import Conversation
+from tests.support.delivery import OWNER, TENANT, FakeWatcher, Log, ManualTime, settle, watch
+
+
+class UnreliableBus(MemoryBus):
+    """What the port promises, and no more."""
+
+    def __init__(self, hub: BusHub, random_: random.Random, loss: float) -> None:
+        super().__init__(hub)
+        self._random = random_
+        self._loss = loss
+        self._held: list[tuple[str, bytes]] = []
+
+    def publish(self, channel: str, payload: bytes) -> None:
+        if self._random.random() < self._loss:
+            return
+        self._held.append((channel, payload))
+        if self._random.random() < self._loss:
+            self._held.append((channel, payload))
+        if self._random.random() < 0.5:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Send what is held, in any order."""
+        self._random.shuffle(self._held)
+        held, self._held = self._held, []
+        for channel, payload in held:
+            super().publish(channel, payload)
+
+
+class ListeningBus(MemoryBus):
+    """Counts what arrives."""
+
+    heard = 0
+
+    async def subscribe(self, channel: str, receive: Callable[[bytes], None]) -> None:
+        def count(payload: bytes) -> None:
+            self.heard += 1
+            receive(payload)
+
+        await super().subscribe(channel, count)
+
+
+class Instance:
+    def __init__(self, log: Log, bus: MemoryBus, time: ManualTime) -> None:
+        async def read(tenant_id: str, conversation_id: str) -> Conversation | None:
+            return await log.store.load(tenant_id, conversation_id)
+
+        self.woken: list[tuple[str, str]] = []
+        self.hub = Hub(
+            store=log.store, read=read, now_ms=time, bus=bus, on_engine=lambda *key: self.woken.append(key)
+        )
+
+
+def instances(log: Log, count: int = 2, time: ManualTime | None = None) -> list[Instance]:
+    shared = BusHub()
+    return [Instance(log, MemoryBus(shared), time or ManualTime()) for _ in range(count)]
+
+
+async def loops(turns: int = 5) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+def collected(watcher: FakeWatcher) -> list[int]:
+    return [event["offset"] for frame in watcher.of_type("events") for event in frame["events"]]
+
+
+async def test_what_one_instance_commits_the_watchers_of_another_see() -> None:
+    log = Log()
+    here, there = instances(log)
+    await log.say()
+    near, far = FakeWatcher(), FakeWatcher()
+    await watch(here.hub, near)
+    await watch(there.hub, far)
+    here.hub.publish(await log.commit("a.b", ("a.c", {}, "full")))
+    there.hub.publish(await log.say())
+    await loops()
+    assert near.of_type("events") == far.of_type("events")
+    assert collected(near) == [2, 4]
+
+
+async def test_an_instance_hears_only_of_what_its_own_sockets_watch() -> None:
+    log, shared = Log(), BusHub()
+    bus = ListeningBus(shared)
+    here, there = Instance(log, MemoryBus(shared), ManualTime()), Instance(log, bus, ManualTime())
+    watcher = FakeWatcher()
+    here.hub.publish(await log.say())
+    await loops()
+    assert bus.heard == 0
+    await watch(there.hub, watcher)
+    here.hub.publish(await log.say())
+    await loops()
+    assert bus.heard == 1
+    there.hub.drop(watcher)
+    await loops()
+    here.hub.publish(await log.say())
+    await loops()
+    assert bus.heard == 1
+
+
+async def test_a_quick_leave_and_return_still_hears() -> None:
+    log = Log()
+    here, there = instances(log)
+    await log.say()
+    for _ in range(3):
+        watcher = FakeWatcher()
+        await watch(there.hub, watcher)
+        there.hub.drop(watcher)
+    watcher = FakeWatcher()
+    await watch(there.hub, watcher)
+    await loops()
+    here.hub.publish(await log.say())
+    await loops()
+    assert collected(watcher) == [2]
+
+
+async def test_deletion_and_hints_reach_other_instances() -> None:
+    log = Log()
+    here, there = instances(log)
+    await log.say()
+    near, far = FakeWatcher(), FakeWatcher()
+    await watch(here.hub, near)
+    await watch(there.hub, far)
+    here.hub.typing(near, "c1", True)
+    here.hub.publish_delta(TENANT, "c1", "x1", "m9", 0, "Hel")
+    here.hub.publish(await log.erase())
+    await loops()
+    assert [frame["type"] for frame in far.frames[2:]] == ["typing", "message.delta", "unsubscribed"]
+
+
+async def test_an_engine_is_told_that_another_instance_has_work_for_it() -> None:
+    here, there = instances(Log())
+    await here.hub.start()
+    await there.hub.start()
+    here.hub.tell_owner(TENANT, "c1")
+    await loops()
+    assert there.woken == [(TENANT, "c1")]
+    assert here.woken == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b'{"v":2,"kind":"commit"}',
+        b'{"v":1}',
+        b'{"v":1,"kind":"commit","tenant":"t1","conversation":"c1"}',
+        b'{"v":1,"kind":"commit","tenant":"t1","conversation":"c1","owner":"u1","deleted":false,"batch":{}}',
+        b'{"v":1,"kind":"news","tenant":"t1","conversation":"c1"}',
+    ],
+)
+async def test_a_payload_that_cannot_be_understood_is_ignored(payload: bytes) -> None:
+    log, shared = Log(), BusHub()
+    instance = Instance(log, MemoryBus(shared), ManualTime())
+    await log.say()
+    watcher = FakeWatcher()
+    await watch(instance.hub, watcher)
+    MemoryBus(shared).publish(channel_of(TENANT, "c1"), payload)
+    MemoryBus(shared).publish(ENGINE_CHANNEL, payload)
+    await loops()
+    instance.hub.publish(await log.say())
+    assert collected(watcher) == [2]
+
+
+async def test_a_commit_survives_the_bus_unchanged() -> None:
+    publication = await Log().commit("a.b", ("message.completed", {"text": "é"}), ("a.c", {"n": 1.5}, "full"))
+    assert publication.batch is not None
+    message = read_payload(commit_payload(TENANT, "c1", "u1", False, publication.batch))
+    assert message is not None
+    assert (message["v"], message["owner"]) == (VERSION, "u1")
+    assert read_batch(message["batch"]) == publication.batch
+    assert orjson.loads(commit_payload(TENANT, "c1", "u1", True, None))["batch"] is None
+
+
+async def _chaos(seed: int, publish: Callable[[Instance, Publication], None]) -> None:
+    random_ = random.Random(seed)
+    log, time, shared = Log(), ManualTime(), BusHub()
+    buses = [UnreliableBus(shared, random_, loss=0.3) for _ in range(3)]
+    crew = [Instance(log, bus, time) for bus in buses]
+    await log.say()
+    watchers = [FakeWatcher(OWNER) for _ in range(6)]
+    for index, watcher in enumerate(watchers):
+        await watch(crew[index % 3].hub, watcher, resume=("e1", 1))
+    for _ in range(40):
+        publish(random_.choice(crew), await log.commit(*["a.b"] * random_.randint(1, 3)))
+        if random_.random() < 0.3:
+            await loops(random_.randint(1, 4))
+    for _ in range(10):  # ten seconds
+        time.now += 1000
+        for instance, bus in zip(crew, buses, strict=True):
+            bus.let_go()
+            instance.hub.tick(time.now)
+            await settle(instance.hub)
+        await loops()
+    assert log.record is not None
+    for watcher in watchers:
+        assert collected(watcher) == list(range(2, log.record.offset + 1))
+
+
+@pytest.mark.parametrize("seed", range(50))
+async def test_whatever_the_bus_loses_is_healed_within_ten_seconds(seed: int) -> None:
+    await _chaos(seed, lambda instance, publication: instance.hub.publish(publication))
