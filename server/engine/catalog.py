@@ -5,17 +5,20 @@ longer the newest are compiled from the store when a conversation needs them.
 """
 
 import hashlib
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from server.engine.flow.loader import FolderReport, compile_flow, load_folder
-from server.engine.flow.model import Flow
+from server.engine.flow.model import Flow, FlowInvalid
 from server.engine.flow.understanding import Understanding
 from server.engine.inputs import Started
 from storage.base import FlowStore
 from storage.models import Conversation, FlowVersion
+
+log = logging.getLogger("parley.catalog")
 
 SHARED: Final = "*"
 """The owner of the flows from the server's own folder; no tenant can have this id."""
@@ -90,7 +93,10 @@ class Catalog:
         for flow_id, number in keys:
             stored = await self._store.flow_version(SHARED, flow_id, number)
             if stored is not None:
-                self._versions[flow_id, number] = compile_flow(stored.source, stored.source_name)
+                try:
+                    self._versions[flow_id, number] = compile_flow(stored.source, stored.source_name)
+                except FlowInvalid as invalid:
+                    log.warning("version %d of flow %s no longer compiles: %s", number, flow_id, invalid)
 
     # --- the Flows port ---------------------------------------------------------------------------
 

@@ -457,20 +457,28 @@ def _start(draft: Draft, started: Started, incoming: Incoming | None, command: C
     )
     draft.set_status("running")
     draft.emit("execution.started", draft.execution_data())
-    for name, slot in flow.slots.items():
-        if not slot.keep and name in draft.slots:
-            draft.set_slot(name, None)
-        if slot.default is not None and draft.slots.get(name) is None:
-            draft.set_slot(name, slot.default)
-    for name, value in flow.variables.items():
-        draft.set_variable(name, value)
+    try:
+        for name, slot in flow.slots.items():
+            if not slot.keep and name in draft.slots:
+                draft.set_slot(name, None)
+            if slot.default is not None and draft.slots.get(name) is None:
+                draft.set_slot(name, slot.default)
+        for name, value in flow.variables.items():
+            draft.set_variable(name, value)
+    except StepFailure as failure:
+        _fail_execution(draft, failure)
+        return
     _enter_frame(draft, flow, incoming)
 
 
 def _enter_frame(draft: Draft, flow: Flow, incoming: Incoming | None) -> None:
     """Begin at the flow's first step; the message that started it fills its slots, but no text one."""
-    if incoming is not None and incoming.text:
-        fill_slots(draft, flow, incoming.text)
+    try:
+        if incoming is not None and incoming.text:
+            fill_slots(draft, flow, incoming.text)
+    except StepFailure as failure:
+        _fail_execution(draft, failure)
+        return
     _walk(draft, flow.steps[0].common.step_id if flow.steps else None)
 
 
@@ -526,8 +534,10 @@ def _digress(draft: Draft, incoming: Incoming) -> bool:
 
 
 def _current_step(draft: Draft) -> Step:
-    step_id = draft.step_id
-    flow = draft.flow
+    return _step(draft.flow, draft.step_id)
+
+
+def _step(flow: Flow, step_id: str | None) -> Step:
     if step_id is None or step_id not in flow.index:
         raise StepFailure("This conversation's flow has changed and its step is gone.")
     return cast("Step", flow.steps[flow.index[step_id]])
@@ -554,11 +564,11 @@ def _walk(draft: Draft, step_id: str | None) -> None:
     trail: list[str] = []
     while True:
         try:
-            flow = draft.flow
+            step = _step(draft.flow, step_id) if step_id is not None else None
         except StepFailure as failure:
             _fail_execution(draft, failure)
             return
-        if step_id is None:
+        if step is None or step_id is None:
             follow = _finish(draft, Finish("completed"))
             if follow is _STOP:
                 return
@@ -574,7 +584,6 @@ def _walk(draft: Draft, step_id: str | None) -> None:
             frame.step_id = step_id
             _fail_execution(draft, _loop(trail))
             return
-        step = cast("Step", flow.steps[flow.index[step_id]])
         follow = _follow(draft, step, _enter(draft, step))
         if follow is _STOP:
             return

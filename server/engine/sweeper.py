@@ -61,4 +61,6 @@ class Sweeper:
                 found = await self.sweep()
             except StoreUnavailable as error:
                 log.warning("the store is away: %s", error)
+            except Exception:  # nobody else looks for what is due: the next sweep is always tried
+                log.exception("a sweep failed")
             await self._clock.sleep(self._interval_seconds if found < PAGE else 0)

@@ -8,6 +8,7 @@ from typing import Any
 from server.engine.actions import ActionContext
 from storage.base import StoreUnavailable
 from storage.memory import MemoryStore
+from storage.models import FlowVersion
 from tests.support.talk import Talk, replies
 from tests.support.world import VirtualClock
 
@@ -276,3 +277,60 @@ async def test_leases_are_kept_after_an_error_of_the_store() -> None:
         assert lease is not None
         assert lease.until > clock.now()
         assert talk.engine.running_effects == 1
+
+
+async def test_a_version_that_no_longer_compiles_ends_its_execution() -> None:
+    """And ``reset`` gets the conversation out of it."""
+    async with Talk(GUIDE) as talk:
+        await talk.say("hello")
+        await talk.store.publish(
+            FlowVersion("*", "guide", 0, "0" * 64, "flow: guide\nsteps: [{id: a, sing: x}]\n", "guide.yaml"),
+            name="guide", description="", is_default=True,
+        )  # fmt: skip
+        del talk.catalog._versions["guide", 1]
+        failed = await talk.say("milk")
+        assert failed.status == "failed"
+        assert failed.result is not None
+        assert failed.result["error"]["code"] == "flow_not_found"
+        assert (await talk.send("reset", {"reason": "r"})).status == "completed"
+
+
+async def test_a_flow_that_finds_no_room_fails_its_turn() -> None:
+    """What a flow brings to its start may be what exceeds a limit."""
+    fill = "".join(f"  - {{id: a{i}, action: lab.run, effect: read, save: slots.s{i}}}\n" for i in range(3))
+    slots = ", ".join(f"s{i}: {{type: text, keep: true}}" for i in range(3))
+    full = f"flow: full\ndefault: true\nslots: {{{slots}}}\nsteps:\n{fill}"
+    more = f"flow: more\nvariables: {{x: '{'x' * 5000}'}}\nsteps:\n  - {{id: a, say: Hi.}}\n"
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        return "x" * 217_000
+
+    async with Talk(full, more, actions={"lab.run": run}) as talk:
+        await talk.say("go")
+        await talk.rest(200)
+        assert (await talk.record()).status == "completed"
+        said = await talk.say("go", flow_id="more")
+        assert said.status == "failed"
+        assert (await talk.send("reset", {"reason": "r"})).status == "completed"
+
+
+async def test_the_sweeper_outlives_whatever_a_sweep_raises() -> None:
+    clock = VirtualClock()
+    store = await held(clock)
+    failing = ["due"]
+    inner = store._store.due
+
+    async def due(*args: Any) -> Any:
+        if failing:
+            raise RuntimeError(failing.pop())
+        looked.append(1)
+        return await inner(*args)
+
+    looked: list[int] = []
+    store._store.due = due
+    async with Talk(GUIDE, store=store, clock=clock) as talk:
+        await talk.sweeper.start()
+        await talk.rest()
+        await talk.wait(1_000, sweep=False)
+        assert looked
+        await talk.sweeper.stop()
