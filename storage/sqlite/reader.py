@@ -58,11 +58,11 @@ class Readers:
 
     async def close(self) -> None:
         """Serve what was accepted, then end the threads. Idempotent."""
-        self._closing = True
-        for _ in self._threads:
-            self._queue.put(None)
-        threads, self._threads = self._threads, []
-        for thread in threads:
+        if not self._closing:
+            self._closing = True
+            for _ in self._threads:
+                self._queue.put(None)
+        for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
     def _run(self, connection: sqlite3.Connection) -> None:

@@ -59,9 +59,9 @@ class SqliteStore:
             raise StoreUnavailable(f"{self.path} is open already")
         self._lock.acquire()
         try:
-            writer = Writer(self._database)
-            await writer.start(self._prepare)
-            self._open_writer, self._open_readers = writer, Readers(self._database)
+            self._open_writer = Writer(self._database)
+            await self._open_writer.start(self._prepare)
+            self._open_readers = Readers(self._database)
             self._open_readers.start()
         except BaseException:
             await self.close()
@@ -73,15 +73,13 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See ``ConversationStore.close``."""
-        writer, readers = self._open_writer, self._open_readers
-        try:
-            if readers is not None:
-                await readers.close()
-            if writer is not None:
-                await writer.close()  # last, so that it is the one to check-point and remove the WAL
-        finally:
-            self._open_writer = self._open_readers = None
-            self._lock.release()
+        if self._open_readers is not None:
+            await self._open_readers.close()
+        if self._open_writer is not None:
+            await self._open_writer.close()  # last, so that it is the one to check-point and remove the WAL
+        # Only here: were we cancelled above, the writer would still be at work, and nobody else may be.
+        self._open_writer = self._open_readers = None
+        self._lock.release()
 
     async def ping(self) -> None:
         """See ``ConversationStore.ping``."""

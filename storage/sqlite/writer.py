@@ -80,6 +80,7 @@ class Writer:
         self._database = database
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._death = f"{database.path}: the store's writer has died"
         self._closing = False
         self._dead = False
         self._failing = False
@@ -100,7 +101,7 @@ class Writer:
     def submit(self, job: Job) -> "asyncio.Future[Any]":
         """Queue a job; its future may be cancelled without effect on the job. Raises StoreUnavailable."""
         if self._closing or self._thread_is_gone():
-            raise StoreUnavailable("the store is closed" if self._closing else "the store's writer has died")
+            raise StoreUnavailable("the store is closed" if self._closing else self._death)
         if self._queue.qsize() >= MAX_WAITING:
             raise StoreUnavailable(f"{MAX_WAITING} writes are waiting")
         future = self._loop.create_future()
@@ -142,7 +143,7 @@ class Writer:
             if isinstance(error, Exception):
                 told = translate(error, self._database.path)
             else:
-                told = StoreUnavailable(f"{self._database.path}: the store's writer has died")
+                told = StoreUnavailable(self._death)
             self._tell([(ready, None, told)])
         finally:
             self._dead = True
@@ -156,8 +157,7 @@ class Writer:
                 answers = self._serve(group)
             except BaseException:
                 self._dead = True
-                unknown = CommitUnknown(f"{self._database.path}: the store's writer has died")
-                self._tell([(future, None, unknown) for future, _ in group])
+                self._tell([(future, None, CommitUnknown(self._death)) for future, _ in group])
                 raise
             self._tell(answers)
             if is_last:
@@ -189,7 +189,7 @@ class Writer:
             except _Uneven:
                 continue
             except CommitUnknown as unknown:
-                return [(future, None, unknown) for future, _ in group]
+                return [(future, None, CommitUnknown(str(unknown))) for future, _ in group]
             except Exception:  # noqa: BLE001 - each item meets it again, alone
                 break
         return [self._serve_alone(item) for item in group]
@@ -280,7 +280,6 @@ class Writer:
     # -- answers ------------------------------------------------------------------------------
 
     def _fail_waiting(self) -> None:
-        error = StoreUnavailable(f"{self._database.path}: the store's writer has died")
         answers: list[Answer] = []
         while True:
             try:
@@ -288,7 +287,7 @@ class Writer:
             except Empty:
                 break
             if item is not None:
-                answers.append((item[0], None, error))
+                answers.append((item[0], None, StoreUnavailable(self._death)))
         if answers:
             self._tell(answers)
 

@@ -133,6 +133,39 @@ async def test_closing_twice_is_closing_once(sqlite: SqliteStore) -> None:
     await sqlite.close()
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+async def test_a_cancelled_opening_leaves_nothing_open(tmp_path: Path, clock: Clock, steps: int) -> None:
+    store = SqliteStore(tmp_path / "parley.db", clock=clock)
+    opening = asyncio.ensure_future(store.open())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+    await store.close()
+    await store.open()
+    await committed(store, conversation())
+    await store.close()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+async def test_a_cancelled_closing_can_be_finished(sqlite: SqliteStore, clock: Clock, steps: int) -> None:
+    """Until it is, the lock is held: the writer may still be at work."""
+    commits = [asyncio.ensure_future(sqlite.commit(next_commit(conversation(f"c{n}")))) for n in range(50)]
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(sqlite.close())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    if closing.cancelled():
+        with pytest.raises(StoreLocked):
+            await SqliteStore(sqlite.path, clock=clock).open()
+    await sqlite.close()
+    assert set(await asyncio.gather(*commits)) == {COMMITTED}
+    await sqlite.open()
+    assert len(await sqlite.offsets([(TENANT, f"c{n}") for n in range(50)])) == 50
+
+
 async def test_a_closed_store_serves_nobody(sqlite: SqliteStore) -> None:
     await sqlite.close()
     for call in (
