@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 FRAME_HEADER_BYTES: Final = 24
-OPTIONS: Final = ("-D", "-f", "-qq", "-y", "-s", "70000", "-ttt")
+OPTIONS: Final = ("--seccomp-bpf", "-D", "-f", "-q", "-y", "-s", "70000", "-ttt")
 SYSCALLS: Final = "fsync,fdatasync,pwrite64,pwritev,write,writev,sendto,sendmsg,exit_group"
 _SOCKET: Final = re.compile(r"^(socket|TCP|TCPv6|UNIX)\b")
 _LINE: Final = re.compile(r"^(?P<pid>\d+) +(?P<at>[\d.]+) (?P<rest>.*)$")
