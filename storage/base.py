@@ -110,8 +110,10 @@ class ConversationStore(Protocol):
     """Whether this process is the only one that can write, so that a cached record is fresh."""
 
     async def open(self) -> None:
-        """Connect, lock, migrate. Raises StoreLocked, StoreTooNew or StoreUnavailable. An exclusive
-        store voids all leases here (``lease`` none, ``wake_at`` now), because their owners are dead."""
+        """Connect, lock, migrate. Raises StoreLocked, StoreTooNew or StoreUnavailable.
+
+        An exclusive store voids all leases here (``lease`` none, ``wake_at`` now): their owners are dead.
+        """
 
     async def close(self) -> None:
         """Finish what was accepted and release everything. Idempotent."""
@@ -120,7 +122,7 @@ class ConversationStore(Protocol):
         """Raise StoreUnavailable unless a read and the writer work."""
 
     def now(self) -> TimeMs:
-        """The store's time; never blocks. (A networked store keeps a measured offset.)"""
+        """Return the store's time; never blocks. A networked store keeps a measured offset."""
 
     async def load(self, tenant_id: str, conversation_id: str) -> Conversation | None:
         """Return the newest committed record (a majority read), a tombstone included, or None."""
@@ -137,23 +139,34 @@ class ConversationStore(Protocol):
     async def renew(
         self, tenant_id: str, conversation_id: str, fence: int, owner: str, until: TimeMs, wake_at: TimeMs
     ) -> bool:
-        """Move the lease's end and ``wake_at``, if ``fence`` and ``owner`` still hold. Leaves the
-        revision alone and writes no event. False: the lease is lost; stop the effect."""
+        """Move the lease's end and ``wake_at``, if ``fence`` and ``owner`` still hold.
 
-    async def enqueue(
-        self, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs
-    ) -> bool:
-        """Append ``entry`` to the inbox in one conditional write: the record exists, is no tombstone, is
-        busy, has the key neither in ``inbox`` nor in ``recent``, and the inbox stays under
-        ``INBOX_MAX_ENTRIES`` and ``INBOX_MAX_BYTES``. Adds 1 to the revision, sets ``last_activity``,
-        sets ``wake_at`` to the earlier of the present one and ``wake_at``. No event. False: no match."""
+        Leaves the revision alone and writes no event. False: the lease is lost; stop the effect.
+        """
+
+    async def enqueue(self, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs) -> bool:
+        """Append ``entry`` to the inbox in one conditional write.
+
+        The conditions: the record exists, is no tombstone, is busy, has the key neither in ``inbox`` nor
+        in ``recent``, and the inbox stays within ``INBOX_MAX_ENTRIES`` and ``INBOX_MAX_BYTES``. Adds 1 to
+        the revision, sets ``last_activity``, sets ``wake_at`` to the earlier of the present one and
+        ``wake_at``. No event. False: no match.
+        """
 
     async def events(
-        self, tenant_id: str, conversation_id: str, epoch: str, after: int, *, limit: int = 1000,
+        self,
+        tenant_id: str,
+        conversation_id: str,
+        epoch: str,
+        after: int,
+        *,
+        limit: int = 1000,
         max_bytes: int = 512 * 1024,
     ) -> list[EventBatch]:
-        """Return whole batches whose ``last_offset`` is above ``after``, in order, until ``limit``
-        events or ``max_bytes`` are reached (at least one batch if there is any)."""
+        """Return whole batches whose ``last_offset`` is above ``after``, in order.
+
+        As many as fit ``limit`` events and ``max_bytes``, but at least one if there is any.
+        """
 
     async def batch_at(
         self, tenant_id: str, conversation_id: str, epoch: str, first_offset: int
@@ -166,14 +179,19 @@ class ConversationStore(Protocol):
     async def turn_end(
         self, tenant_id: str, conversation_id: str, epoch: str, command_id: str, from_offset: int
     ) -> EventBatch | None:
-        """Return the first batch at or after ``from_offset`` that holds a ``turn.completed`` or
-        ``turn.failed`` with this ``command_id``, or None while the turn has not ended."""
+        """Return the batch in which the turn of ``command_id`` ends, or None while it has not.
+
+        That is the first at or after ``from_offset`` with a ``turn.completed`` or ``turn.failed`` of it.
+        """
 
     async def messages(
         self, tenant_id: str, conversation_id: str, epoch: str, *, before: int | None, after: int, limit: int
     ) -> list[EventBatch]:
-        """Return, oldest first, the batches that hold the newest ``limit`` message events with
-        ``after < offset < before`` (``before`` None: no upper end). May hold further events."""
+        """Return, oldest first, the batches that hold the newest ``limit`` messages of a range.
+
+        The range is ``after < offset < before`` (``before`` None: no upper end). The batches hold further
+        events, too.
+        """
 
     async def due(self, now: TimeMs, limit: int) -> list[Due]:
         """Return up to ``limit`` conversations with ``wake_at <= now``, the earliest first."""
@@ -185,7 +203,10 @@ class ConversationStore(Protocol):
         """Return the id of the conversation that ran this execution, or None."""
 
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
-        """Remove every batch of a conversation whose record is a tombstone; return how many."""
+        """Remove every batch of a conversation whose record is a tombstone; return how many.
+
+        ``find_execution`` forgets the executions of these batches.
+        """
 
     async def expire_tombstones(self, now: TimeMs, limit: int) -> int:
         """Remove up to ``limit`` tombstones with ``expires_at <= now``; return how many."""
@@ -194,10 +215,15 @@ class ConversationStore(Protocol):
 class FlowStore(Protocol):
     """Flows and their immutable versions."""
 
-    async def publish(self, version: FlowVersion, *, name: str, description: str, is_default: bool) -> FlowVersion:
-        """Store ``version`` as the next one of its flow, unless the newest has the same ``sha256``: then
-        return that one (only the head's name, description and default are brought up to date). The
-        returned record has the number that was given. A default unmakes the tenant's former default."""
+    async def publish(
+        self, version: FlowVersion, *, name: str, description: str, is_default: bool
+    ) -> FlowVersion:
+        """Store ``version`` as the next one of its flow and return it with the number that was given.
+
+        Where the newest has the same ``sha256``, that one is returned, and only the head's name,
+        description and default are brought up to date. A default unmakes the tenant's former default; an
+        archived flow becomes active again.
+        """
 
     async def flow_version(self, tenant_id: str, flow_id: str, version: int) -> FlowVersion | None:
         """Return one version, or None."""
@@ -206,7 +232,10 @@ class FlowStore(Protocol):
         """Return the heads of the tenant's flows that are not archived, by flow id."""
 
     async def archive_flow(self, tenant_id: str, flow_id: str) -> bool:
-        """Archive a flow: it starts no more executions; those that run keep their version."""
+        """Archive a flow: it starts no more executions; those that run keep their version.
+
+        It is no default any more. False: there is none, or it is archived already.
+        """
 
 
 class Store(ConversationStore, FlowStore, Protocol):
@@ -255,7 +284,20 @@ class Clock(Protocol):
 
 
 __all__ = [
-    "BusMessage", "Clock", "Commit", "CommitOutcome", "CommitUnknown", "ConversationStore",
-    "Due", "EventBus", "Expected", "FlowStore", "KeyRecord", "StorageError", "Store", "StoreLocked",
-    "StoreTooNew", "StoreUnavailable",
+    "BusMessage",
+    "Clock",
+    "Commit",
+    "CommitOutcome",
+    "CommitUnknown",
+    "ConversationStore",
+    "Due",
+    "EventBus",
+    "Expected",
+    "FlowStore",
+    "KeyRecord",
+    "StorageError",
+    "Store",
+    "StoreLocked",
+    "StoreTooNew",
+    "StoreUnavailable",
 ]
