@@ -59,13 +59,14 @@ async def test_no_ack_leaves_and_no_effect_begins_before_its_sync(tmp_path: Path
 
 @pytest.mark.needs("strace")
 @pytest.mark.slow
-async def test_the_recorder_sees_a_store_that_does_not_sync(tmp_path: Path) -> None:
-    """With ``synchronous = OFF`` nothing is covered, and the recorder says so."""
+@pytest.mark.parametrize("synchronous", ["OFF", "NORMAL"])
+async def test_the_recorder_sees_a_store_that_does_not_sync(tmp_path: Path, synchronous: str) -> None:
+    """Without ``synchronous = FULL`` nothing is covered, and the recorder says so."""
     trace = await _record(
         tmp_path,
         PARLEY_STORE="tests.support.killable_server:open_store",
         PARLEY_TEST_DATABASE=str(tmp_path / "parley.db"),
-        PARLEY_TEST_SYNCHRONOUS="OFF",
+        PARLEY_TEST_SYNCHRONOUS=synchronous,
     )
     acked = trace.acked()
     assert len(acked) >= 20
