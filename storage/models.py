@@ -168,6 +168,11 @@ class Attempt:
     retry_at: TimeMs | None = None
     reconciling: bool = False
 
+    @property
+    def may_have_written(self) -> bool:
+        """Whether nobody knows if it has changed something: a ``write`` that runs, or is asked about."""
+        return self.reconciling or (self.effect == "write" and self.retry_at is None)
+
 
 @record(frozen=True, slots=True)
 class Frame:

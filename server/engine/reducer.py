@@ -156,7 +156,11 @@ def _next_inbox(record: Conversation | None, open_draft: Callable[[Conversation]
     if record is None or record.deleted_at is not None or not record.inbox:
         return None
     if record.execution is not None and record.execution.status == "running":
-        return None
+        draft = open_draft(record)
+        if not (_wants_interrupt(draft) and _is_safe_point(draft)):
+            return None
+        _interrupt(draft)
+        return _reduction(draft)
     entry, rest = record.inbox[0], record.inbox[1:]
     command = Command(
         entry.command["type"], record.conversation_id, entry.key, entry.body_hash, entry.command
@@ -312,8 +316,7 @@ def _preempt(draft: Draft, reason: str) -> None:
         return
     for attempt in draft.attempts:
         data: dict[str, Any] = {"visit": attempt.visit, "attempt": attempt.number, "error": None}
-        unknown = attempt.effect == "write" and attempt.retry_at is None
-        code = "unknown" if unknown else "cancelled"
+        code = "unknown" if attempt.may_have_written else "cancelled"
         data["error"] = {"code": code, "message": reason, "step_id": attempt.step_id, "details": None}
         draft.emit("step.failed", data, step_id=attempt.step_id, audience="full")
     draft.attempts = ()
@@ -768,9 +771,18 @@ def _open_attempt(draft: Draft, key: str, number: int) -> Attempt | None:
 
 def _interrupted(draft: Draft, result: EffectDone | EffectFailed) -> bool:
     """Tell whether somebody wants to interrupt: between an effect and the next step is the safe point."""
-    if isinstance(result, EffectFailed) and result.kind == "interrupted":
-        return True
+    return (isinstance(result, EffectFailed) and result.kind == "interrupted") or _wants_interrupt(draft)
+
+
+def _wants_interrupt(draft: Draft) -> bool:
     return any(entry.command.get("on_busy") == "interrupt" and not entry.void for entry in draft.inbox)
+
+
+def _is_safe_point(draft: Draft) -> bool:
+    """Tell whether all attempts wait for their back-off, and none is of unknown outcome."""
+    return bool(draft.attempts) and all(
+        attempt.retry_at is not None and not attempt.may_have_written for attempt in draft.attempts
+    )
 
 
 def _interrupt(draft: Draft) -> None:
@@ -794,13 +806,17 @@ def _wake(draft: Draft, wake: Wake) -> Reduction | None:
     if draft.status != "running" or draft.execution is None:
         return None
     lease = draft.before.lease
-    if lease is not None and lease.until > draft.now and wake.reason == "due":
+    mine = lease is not None and lease.owner == draft.claimant.owner
+    if lease is not None and lease.until > draft.now and (wake.reason == "due" or not mine):
         return None
     if not draft.attempts:
         _because(draft, None if wake.reason == "continue" else "recovery")
         _walk(draft, draft.step_id)
         return _reduction(draft)
     attempt = draft.attempts[0]
+    if not attempt.may_have_written and _wants_interrupt(draft):
+        _interrupt(draft)
+        return _reduction(draft)
     if attempt.retry_at is not None:
         if attempt.retry_at > draft.now:
             return None

@@ -412,7 +412,7 @@ class Engine:
 
     def _interrupt(self, running: _Running) -> None:
         """A ``write`` is left to end: its result is the next safe point."""
-        if running.attempt.effect != "write" and not running.interrupted and not running.ended:
+        if not running.attempt.may_have_written and not running.interrupted and not running.ended:
             running.interrupted = True
             running.task.cancel()
 
@@ -444,6 +444,9 @@ class Engine:
             record, is_fresh = await self._record(key, fresh=fresh)
             if record is None or not record.inbox or key in self._running:
                 return
+            if record.ring_full and not self._store.detects_duplicates and await self._drop_done(key, record):
+                fresh = True
+                continue
             await self._load_flows(record)
             reduction = self._reduce(key, record, NextInbox())
             if reduction is None:
@@ -452,8 +455,22 @@ class Engine:
             if outcome is CommitOutcome.COMMITTED:
                 misses, fresh = 0, False
                 continue
+            if outcome is CommitOutcome.DUPLICATE:
+                await self._drop_done(key, record)
             misses += is_fresh
             fresh = True
+
+    async def _drop_done(self, key: Key, record: Conversation) -> bool:
+        """Take the inbox's first command out where the log has it: it was queued when the ring had not.
+
+        True: the record is another one now.
+        """
+        entry, *rest = record.inbox
+        if await self._store.find_key(*key, entry.key) is None:
+            return False
+        after = replace(record, inbox=tuple(rest))
+        await self._rewrite(key, replace(after, wake_at=wake_at(after, self._clock.now())))
+        return True
 
     # --- deletion ---------------------------------------------------------------------------------
 
@@ -523,9 +540,17 @@ class Engine:
             raise
         if outcome is CommitOutcome.COMMITTED:
             self._committed(key, commit, reduction)
+            self._tell_of_pre_emption(key, before, record)
         else:
             self._cache.evict(key)
         return outcome, record
+
+    def _tell_of_pre_emption(self, key: Key, before: Conversation | None, after: Conversation) -> None:
+        lease = before.lease if before is not None else None
+        if lease is None or before is None or before.fence == after.fence or lease.owner == self._me:
+            return
+        if self._tell_owner is not None:
+            self._tell_owner(*key)
 
     def _committed(self, key: Key, commit: Commit, reduction: Reduction) -> None:
         record = commit.record
@@ -775,17 +800,29 @@ class Engine:
             if record.deleted_at is not None:
                 await self._sweep_tombstone(key, record)
                 return
-            mine = record.lease is not None and record.lease.owner == self._me
-            await self._load_flows(record)
-            reason: Any = "orphaned" if mine and why == "due" else why
-            reduction = self._reduce(key, record, Wake(reason))
-            if reduction is not None:
-                if why == "due":
-                    self.stats.recoveries += 1
-                await self._commit(key, record, reduction)
+            if await self._go_on(key, record, why):
                 return
             await self._drain(key)
             await self._put_right(key)
+
+    async def _go_on(self, key: Key, record: Conversation | None, why: str) -> bool:
+        """Go on with what is due in the execution, looking again after a miss. False: nothing is."""
+        for _ in range(MAX_MISSES):
+            if record is None or record.deleted_at is not None:
+                return True
+            await self._load_flows(record)
+            mine = record.lease is not None and record.lease.owner == self._me
+            reason: Any = "orphaned" if mine and why == "due" else why
+            reduction = self._reduce(key, record, Wake(reason))
+            if reduction is None:
+                return False
+            outcome, _ = await self._commit(key, record, reduction)
+            if outcome is CommitOutcome.COMMITTED:
+                self.stats.recoveries += why == "due"
+                return True
+            self.stats.conflicts += 1
+            record, _ = await self._record(key, fresh=True)
+        return True
 
     async def _put_right(self, key: Key) -> None:
         """A record that is due although nothing is to be done gets the ``wake_at`` that it should have."""

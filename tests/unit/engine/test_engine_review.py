@@ -3,13 +3,14 @@
 import asyncio
 import inspect
 import sys
+from dataclasses import replace
 from typing import Any
 
-from server.engine.actions import ActionContext
-from storage.base import StoreUnavailable
+from server.engine.actions import ActionContext, ActionFailed
+from storage.base import Commit, CommitOutcome, StoreUnavailable
 from storage.memory import MemoryStore
-from storage.models import FlowVersion
-from tests.support.talk import Talk, replies
+from storage.models import FlowVersion, InboxEntry
+from tests.support.talk import USER, Talk, replies
 from tests.support.world import VirtualClock
 
 GUIDE = """
@@ -334,3 +335,143 @@ async def test_the_sweeper_outlives_whatever_a_sweep_raises() -> None:
         await talk.wait(1_000, sweep=False)
         assert looked
         await talk.sweeper.stop()
+
+
+async def test_a_dropped_key_in_the_inbox_is_not_processed_again() -> None:
+    """Whoever stalled between reading and enqueueing may queue what is done and out of the ring."""
+    for detects in (True, False):
+        clock = VirtualClock()
+        store = MemoryStore(clock=clock.now)
+        store.detects_duplicates = detects
+        lab: list[str] = []
+
+        async def run(context: ActionContext, lab: list[str] = lab, **_: Any) -> Any:
+            lab.append(context.key)
+            return {"n": 1}
+
+        await store.open()
+        async with Talk(
+            ACT, actions={"lab.run": run}, store=store, clock=clock, ring_size=2, sole_writer=False
+        ) as talk:
+            await talk.say("go", key="done-long-ago")
+            await talk.rest()
+            for _ in range(3):
+                await talk.send("reset", {"reason": "r"})
+            before = await talk.record()
+            old = InboxEntry(
+                "done-long-ago",
+                "h",
+                {"type": "process", "content": {"text": "go"}},
+                USER.to_record(),
+                clock.now(),
+            )
+            store._put(replace(before, inbox=(old,), revision=before.revision + 1, wake_at=clock.now()))
+            talk.engine.on_bus("t", "c1")
+            await talk.rest(200)
+            after = await talk.record()
+            assert (after.inbox, after.wake_at, after.offset) == ((), None, before.offset)
+            assert len(lab) == 1
+
+
+async def test_a_fold_goes_on_although_its_commit_missed() -> None:
+    """Somebody else queued a command meanwhile: the same input is reduced again, not 15 s later."""
+    steps = "".join(f"  - {{id: s{i}, say: '{'x' * 20_000}'}}\n" for i in range(12))
+    clock = VirtualClock()
+    store = await held(clock)
+    inner = store._store.commit
+    outcomes = [CommitOutcome.COMMITTED, CommitOutcome.CONFLICT]
+
+    async def commit(commit: Commit) -> CommitOutcome:
+        if outcomes and outcomes.pop(0) is CommitOutcome.CONFLICT:
+            return CommitOutcome.CONFLICT
+        return await inner(commit)  # type: ignore[no-any-return]
+
+    store._store.commit = commit
+    async with Talk(f"flow: long\nsteps:\n{steps}", store=store, clock=clock, sole_writer=False) as talk:
+        await talk.say("go")
+        await talk.rest(200)
+        assert (await talk.record()).status == "completed"
+
+
+async def test_going_on_with_a_fold_leaves_others_effects_alone() -> None:
+    """The fold may have been pre-empted, and an effect of a newer turn may run elsewhere."""
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async with Talk(ACT, actions={"lab.run": run}, sole_writer=False) as talk:
+        await talk.say("go")
+        await talk.rest()
+        async with Talk(
+            ACT, actions={"lab.run": run}, store=talk.store, clock=talk.clock, instance_id="i2",
+            sole_writer=False,
+        ) as other:  # fmt: skip
+            await other.engine._wake(("t", "c1"), "continue")
+            await other.rest()
+            assert other.engine.running_effects == 0
+            assert (await talk.record()).fence == 1
+
+
+async def test_interrupt_does_not_wait_for_a_back_off() -> None:
+    """Nothing runs between two attempts: that is a safe point."""
+    calls: list[int] = []
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        calls.append(context.attempt)
+        if len(calls) == 1:
+            raise ConnectionError
+        return {"n": len(calls)}
+
+    flow = ACT.replace("timeout: 1h", "retry: {max: 3, delay: 30s}")
+    async with Talk(flow, actions={"lab.run": run}) as talk:
+        await talk.say("go", key="first-turn")
+        await talk.rest()
+        await talk.say("instead", on_busy="interrupt", key="second-turn")
+        await talk.rest()
+        failed = await talk.events("turn.failed")
+        assert [(e.command_id, e.data["error"]["code"]) for e in failed] == [("first-turn", "cancelled")]
+        assert (await talk.texts())[-1] == "Got 2."
+
+
+async def test_a_write_that_is_being_reconciled_is_open_like_a_write() -> None:
+    """It is not interrupted, and a command that pre-empts it records it as unknown."""
+    go = asyncio.Event()
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        raise ActionFailed("Lost.", unknown=True)
+
+    async def lookup(context: ActionContext, **_: Any) -> Any:
+        await go.wait()
+        return {"n": 9}
+
+    flow = ACT.replace("effect: read", "effect: write\n    on_unknown: {reconcile: lab.lookup}")
+    async with Talk(flow, actions={"lab.run": run, "lab.lookup": lookup}) as talk:
+        await talk.say("go")
+        await talk.rest()
+        await talk.say("instead", on_busy="interrupt")
+        await talk.rest()
+        assert await talk.events("turn.failed") == []
+        await talk.send("cancel", {})
+        codes = [e.data["error"]["code"] for e in await talk.events("step.failed")]
+        assert codes == ["unknown"]
+
+
+async def test_whoever_pre_empts_tells_the_owner() -> None:
+    """Its effect is stopped at once, not when its lease is renewed next."""
+    told: list[tuple[str, str]] = []
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async with Talk(ACT, actions={"lab.run": run}, sole_writer=False) as talk:
+        await talk.say("go")
+        await talk.rest()
+        async with Talk(
+            ACT, store=talk.store, clock=talk.clock, instance_id="i2", sole_writer=False
+        ) as other:
+            other.engine._tell_owner = lambda *key: told.append(key)
+            await other.send("cancel", {}, key="pre-empting")
+            assert told == [("t", "c1")]
+            talk.engine.on_bus(*told[0])
+            await talk.rest()
+            assert talk.engine.running_effects == 0
