@@ -1,12 +1,15 @@
 """Credentials on a live socket: how they come, expire, are renewed, and what they may not change."""
 
+import asyncio
+import urllib.error
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support.server import RunningServer, running_server, token
+from tests.support.server import RemoteServer, RunningServer, running_server, server_process, token
 
 
 @pytest.mark.parametrize(
@@ -94,3 +97,41 @@ async def test_a_token_never_shows_in_errors_or_metrics(server: RunningServer) -
         await client.receive()
     assert canary[-20:] not in str(answer)
     assert canary[-20:].encode() not in server.application.metrics.render()
+
+
+def fetch(url: str, bearer: str) -> bytes:
+    """GET a page with a credential, whatever it answers."""
+    try:
+        with urlopen(Request(url, headers={"Authorization": f"Bearer {bearer}"}), timeout=5) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.read()
+
+
+async def test_a_token_never_shows_in_logs_or_in_the_database(tmp_path: Path) -> None:
+    """Every way to bring one, right and wrong, with the log at its most talkative."""
+    good, bad = token("canary"), token("canary", secret="another-secret-of-thirty-two-bytes!")
+    with server_process(tmp_path, PARLEY_LOG_LEVEL="debug") as process:
+        server = RemoteServer(process.url)
+        for canary in (good, bad):
+            for headers, hello in (
+                ({"Authorization": f"Bearer {canary}"}, {}),
+                ({}, {"token": canary}),
+                ({"Cookie": f"token={canary}"}, {"token": canary}),
+            ):
+                client = await server.open(additional_headers=headers, uri=f"{server.ws_url}?token={canary}")
+                answer = await client.ask("hello", **hello)
+                if answer["type"] == "welcome":
+                    await client.ask("auth", token=canary)
+                    await client.ask("auth", token=canary + "x")
+                    await client.say("c1", "hi")
+                await client.socket.close()
+            await asyncio.to_thread(fetch, f"{process.url}/v1/nothing?token={canary}", canary)
+        metrics = await asyncio.to_thread(fetch, f"{process.url}/metrics", good)
+        assert process.terminate() == 0
+        written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(b"canary" in content for content in written)
+        for canary in (good, bad):
+            secret = canary.rpartition(".")[2].encode()
+            assert secret not in metrics
+            assert not [content for content in written if secret in content]

@@ -149,12 +149,11 @@ class Client:
 
 
 @dataclass
-class RunningServer:
-    """A server in this process."""
+class RemoteServer:
+    """A server somewhere, reached by its URL."""
 
-    application: Application
     url: str
-    sockets: list[ClientConnection] = field(default_factory=list)
+    sockets: list[ClientConnection] = field(default_factory=list, kw_only=True)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -186,6 +185,13 @@ class RunningServer:
         client = await self.open()
         client.welcome = await client.ask("hello", token=token_ or token(), **hello)
         return client
+
+
+@dataclass
+class RunningServer(RemoteServer):
+    """A server in this process."""
+
+    application: Application
 
 
 def test_settings(folder: Path, **settings: Any) -> Settings:
@@ -226,7 +232,7 @@ async def running_server(
     application.url = f"http://{host}:{port}"
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await listening.wait()
-    running = RunningServer(application, application.url)
+    running = RunningServer(application.url, application)
     try:
         yield running
     finally:
