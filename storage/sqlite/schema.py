@@ -3,7 +3,7 @@
 ``PRAGMA user_version`` holds the number of migrations that a file has had; each is applied in one
 transaction together with its number. A migration that was released is never edited.
 
-Why the tables look as they do (measured with ``bench/raw_store.py``, groups of 50 commits): what costs is
+Why the tables look as they do (measured, in groups of 50 commits): what costs is
 the number of pages that a group dirties. So events are appended to a rowid table (clustering them by
 conversation took a third of the speed), they name their conversation by the integer ``id`` (texts in the
 two unique indexes cost 10 %), and there is no index on anything that every turn changes: the partial
