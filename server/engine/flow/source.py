@@ -165,7 +165,7 @@ class _Open:
     size: int = 1
 
 
-_LINE_BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_LINE_BREAK: Final = re.compile("\r\n|[\n\r]")
 """What counts as a new line in the parser's marks."""
 
 
