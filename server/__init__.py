@@ -1,0 +1,1 @@
+"""The server: gateway, handlers, delivery and engine, put together in ``server.app``."""
