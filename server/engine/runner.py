@@ -524,26 +524,28 @@ class Engine:
         commit = _commit_of(before, reduction)
         record = commit.record
         try:
-            outcome = await self._store.commit(commit)
-        except CommitUnknown:
-            self._cache.evict(key)
-            outcome = await self._settle(key, commit)
+            outcome = await self._outcome_of(key, commit)
         except asyncio.CancelledError:
             # The caller is gone, the commit may not be: whoever holds the lane next reads afresh, and
             # what did happen is published and continued as if nobody had left.
             self._cache.evict(key)
-            if not self._stopping:
-                self._spawn(self._settle_alone(key, commit, reduction))
+            self._spawn(self._settle_alone(key, before, commit, reduction))
             raise
         except StoreUnavailable:
             self._cache.evict(key)
             raise
         if outcome is CommitOutcome.COMMITTED:
-            self._committed(key, commit, reduction)
-            self._tell_of_pre_emption(key, before, record)
+            self._committed(key, before, commit, reduction)
         else:
             self._cache.evict(key)
         return outcome, record
+
+    async def _outcome_of(self, key: Key, commit: Commit) -> CommitOutcome:
+        try:
+            return await self._store.commit(commit)
+        except CommitUnknown:
+            self._cache.evict(key)
+            return await self._settle(key, commit)
 
     def _tell_of_pre_emption(self, key: Key, before: Conversation | None, after: Conversation) -> None:
         lease = before.lease if before is not None else None
@@ -552,10 +554,11 @@ class Engine:
         if self._tell_owner is not None:
             self._tell_owner(*key)
 
-    def _committed(self, key: Key, commit: Commit, reduction: Reduction) -> None:
+    def _committed(self, key: Key, before: Conversation | None, commit: Commit, reduction: Reduction) -> None:
         record = commit.record
         self._cache.put(key, record)
         self._count(reduction)
+        self._tell_of_pre_emption(key, before, record)
         running = self._running.get(key)
         if (
             running is not None
@@ -604,25 +607,29 @@ class Engine:
                 return CommitOutcome.COMMITTED
         return CommitOutcome.CONFLICT
 
-    async def _settle_alone(self, key: Key, commit: Commit, reduction: Reduction) -> None:
+    async def _settle_alone(
+        self, key: Key, before: Conversation | None, commit: Commit, reduction: Reduction
+    ) -> None:
         async with self._lane(key, bounded=False):
             for _ in range(SETTLE_TRIES):
-                if await self._settle(key, commit) is not CommitOutcome.COMMITTED:
-                    await self._clock.sleep(0.05)
-                    continue
-                record = await self._store.load(*key)
-                self._publish(Publication(record or commit.record, commit.batch))
-                if record is not None and record.commit_id == commit.record.commit_id:
-                    for attempt in reduction.effects:
-                        self._launch(key, record, attempt)
+                if await self._settle(key, commit) is CommitOutcome.COMMITTED:
+                    break
+                await self._clock.sleep(0.05)  # it may still be on its way
+            else:
                 return
+            record = await self._store.load(*key)
+            if record is not None and record.fence == commit.record.fence:
+                self._committed(key, before, commit, reduction)
+                self._cache.evict(key)  # somebody may have committed since
+            else:
+                self._publish(Publication(commit.record, commit.batch))
 
     # --- effects ----------------------------------------------------------------------------------
 
     def _launch(self, key: Key, record: Conversation, attempt: Attempt) -> None:
+        if record.lease is None or record.lease.until <= self._clock.now():
+            return  # it took so long to be committed that somebody else may have it by now
         self.stats.effects += 1
-        if record.lease is None:
-            return
         task = asyncio.create_task(self._perform(key, record, attempt))
         self._running[key] = _Running(attempt, record.fence, record.lease.until, task)
         task.add_done_callback(lambda ended: self._forget(key, ended))

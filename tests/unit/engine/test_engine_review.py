@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from server.engine.actions import ActionContext, ActionFailed
-from storage.base import Commit, CommitOutcome, StoreUnavailable
+from storage.base import Commit, CommitOutcome, CommitUnknown, StoreUnavailable
 from storage.memory import MemoryStore
 from storage.models import FlowVersion, InboxEntry
 from tests.support.talk import USER, Talk, replies
@@ -475,3 +475,79 @@ async def test_whoever_pre_empts_tells_the_owner() -> None:
             talk.engine.on_bus(*told[0])
             await talk.rest()
             assert talk.engine.running_effects == 0
+
+
+async def test_a_caller_that_leaves_during_its_commit_changes_nothing_else() -> None:
+    """What follows a commit follows it whoever still listens: effects, pre-emption, the inbox, counters."""
+    clock = VirtualClock()
+    store = await held(clock)
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async with Talk(ACT, actions={"lab.run": run}, store=store, clock=clock) as talk:
+        await talk.say("go")
+        await talk.say("queued")
+        await talk.rest()
+        store.kinds = {"commit"}
+        leaving = asyncio.ensure_future(talk.send("cancel", {}))
+        await talk.rest()
+        leaving.cancel()
+        store.kinds = set()
+        await talk.rest()
+        assert talk.engine.running_effects == 1
+        assert talk.engine.stats.turns_completed == 1
+        assert (await talk.record()).inbox == ()
+        offsets = [p.batch.last_offset for p in talk.published if p.batch is not None]
+        assert offsets == sorted(offsets)
+        assert [p.record.offset for p in talk.published if p.batch is not None] == offsets
+
+
+async def test_a_caller_that_leaves_while_its_commit_is_unknown_leaves_no_lease_behind() -> None:
+    clock = VirtualClock()
+    store = await held(clock)
+    inner = store._store.commit
+
+    async def commit(commit: Commit) -> CommitOutcome:
+        await inner(commit)
+        store.go.clear()
+        raise CommitUnknown("lost")
+
+    store._store.commit = commit
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        return {"n": 1}
+
+    async with Talk(ACT, actions={"lab.run": run}, store=store, clock=clock) as talk:
+        store.kinds = {"load"}
+        store.go.set()
+        leaving = asyncio.ensure_future(talk.say("go"))
+        await talk.rest()
+        store._store.commit = inner
+        leaving.cancel()
+        store.go.set()
+        await talk.rest()
+        assert await talk.texts() == ["One moment.", "Got 1."]
+
+
+async def test_an_intent_that_is_known_too_late_is_not_run() -> None:
+    """Its lease has run out: whoever looks for what is due has it, or will."""
+    clock = VirtualClock()
+    store = await held(clock, "commit")
+    calls: list[int] = []
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        calls.append(context.attempt)
+        return {"n": 1}
+
+    async with Talk(ACT, actions={"lab.run": run}, store=store, clock=clock) as talk:
+        slow = asyncio.ensure_future(talk.say("go"))
+        await talk.rest()
+        clock.advance(15_000)
+        store.kinds = set()
+        store.go.set()
+        await slow
+        await talk.rest()
+        assert calls == []
+        await talk.wait(1_000)
+        assert calls == [2]
