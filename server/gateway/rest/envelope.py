@@ -34,7 +34,7 @@ SECURITY_HEADERS: Final = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 )
-BODY_TIMEOUT_S: Final = 10.0
+BODY_TIMEOUT_S: Final = 5.0
 _ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 

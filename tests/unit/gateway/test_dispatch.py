@@ -123,11 +123,7 @@ async def test_a_command_reaches_the_engine_whole() -> None:
     command = engine.commands[0]
     assert (command.type, command.conversation_id, len(command.key)) == ("process", "c1", 32)
     assert command.body["content"] == {"type": "text", "text": "hi", "payload": None, "metadata": {}}
-    assert (command.body["user_id"], command.body["locale"], command.body["on_busy"]) == (
-        "u1",
-        "fr",
-        "enqueue",
-    )
+    assert (command.body["user_id"], command.body["on_busy"], command.locale) == ("u1", "enqueue", "fr")
 
 
 async def test_the_hash_covers_what_was_said_but_not_where_from() -> None:
