@@ -10,7 +10,7 @@ from typing import Final
 
 from bench.load import Load, Round
 from bench.servers import Server
-from bench.sockets import Socket, handshakes_per_second, hello, open_socket
+from bench.sockets import Handshakes, Socket, hello, open_socket, shake_hands
 
 CONNECTIONS: Final = 50
 
@@ -165,18 +165,24 @@ def _fsyncs(directory: Path, seconds: float) -> list[float]:
 async def handshakes(plan: Plan) -> list[Row]:
     """Connections to ``welcome`` a second, against bare upgrades."""
     greetings = [hello(number) for number in range(200)]
-    ours_rates, bare_rates = [], []
-    with Server("echo", plan.directory) as bare, Server("parley", plan.directory) as ours:
+    ours: list[Handshakes] = []
+    theirs: list[Handshakes] = []
+    with Server("bare", plan.directory) as bare, Server("parley", plan.directory) as parley:
         for _ in range(plan.rounds):
-            bare_rates.append(await handshakes_per_second(bare.port, None, plan.seconds))
-            ours_rates.append(await handshakes_per_second(ours.port, greetings, plan.seconds))
-    ratio = Ratio(f"bare upgrades, {median(bare_rates):,.0f}/s", _by_round(ours_rates, bare_rates), 0.7)
-    return [Row("handshakes to welcome", median(ours_rates), "/s", ours_rates, ratios=[ratio])]
+            theirs.append(await shake_hands(bare, None, plan.seconds))
+            ours.append(await shake_hands(parley, greetings, plan.seconds))
+    rates, bare_rates = [taken.rate for taken in ours], [taken.rate for taken in theirs]
+    bare_cpu = median(taken.cpu_us for taken in theirs)
+    against = f"bare upgrades, {median(bare_rates):,.0f}/s, {bare_cpu:.0f} µs cpu"
+    cpu_us = median(taken.cpu_us for taken in ours)
+    row = Row("handshakes to welcome", median(rates), "/s", rates, cpu_us=cpu_us)
+    row.ratios.append(Ratio(against, _by_round(rates, bare_rates), 0.7))
+    return [row]
 
 
 async def memory(plan: Plan) -> list[Row]:
     """What an idle, authenticated, subscribed connection adds to the server, against a bare one."""
-    bare = await _kib_per_connection(plan, "echo", greets=False)
+    bare = await _kib_per_connection(plan, "bare", greets=False)
     ours = await _kib_per_connection(plan, "parley", greets=True)
     ratios = [
         Ratio(f"bare uvicorn, {bare:.1f} KiB", ours / bare, 1.3, at_least=False),

@@ -18,7 +18,12 @@ SERVER_CORE: Final = 0
 LOAD_CORE: Final = 1
 JWT_SECRET: Final = secrets.token_urlsafe(48)
 FLOWS: Final = Path(__file__).parent / "flows"
-PEERS: Final = {"echo": "typed_echo", "socketio": "socketio_echo", "langgraph": "langgraph_turns"}
+PEERS: Final = {
+    "bare": "bare_socket",
+    "echo": "typed_echo",
+    "socketio": "socketio_echo",
+    "langgraph": "langgraph_turns",
+}
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 30.0
 

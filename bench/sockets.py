@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
-from bench.servers import token
+from bench.servers import Server, token
 
 UPGRADE: Final = (
     b"GET /v1/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -68,7 +68,14 @@ async def open_socket(port: int, greeting: bytes | None) -> Socket:
     return connection
 
 
-async def handshakes_per_second(port: int, greetings: list[bytes] | None, seconds: float) -> float:
+class Handshakes(NamedTuple):
+    """Connections opened a second, and the server's processor time for one in µs."""
+
+    rate: float
+    cpu_us: float
+
+
+async def shake_hands(server: Server, greetings: list[bytes] | None, seconds: float) -> Handshakes:
     """Open and close connections for some seconds, 20 at a time."""
     until = time.perf_counter() + seconds
     count = 0
@@ -77,11 +84,12 @@ async def handshakes_per_second(port: int, greetings: list[bytes] | None, second
         nonlocal count
         while time.perf_counter() < until:
             greeting = greetings[(number + count) % len(greetings)] if greetings else None
-            connection = await open_socket(port, greeting)
+            connection = await open_socket(server.port, greeting)
             connection.transport.write(CLOSE)
             connection.transport.close()
             count += 1
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), server.cpu_seconds()
     await asyncio.gather(*(worker(number) for number in range(20)))
-    return count / (time.perf_counter() - began)
+    rate = count / (time.perf_counter() - began)
+    return Handshakes(rate, (server.cpu_seconds() - cpu) / count * 1e6)
