@@ -1,6 +1,6 @@
 """Who sees what: the one filter between the log and anybody who reads it.
 
-Three audiences (``protocol.md``, "Who may see and do what"): ``owner`` is the person of the
+Three audiences (``docs/reference/protocol.md``, "Who may see and do what"): ``owner`` is the person of the
 conversation, ``agent`` somebody who helps (``conversations:read|write``), ``full`` somebody who may
 inspect. An event names the least of them that may see it; what is left is filtered inside ``data``.
 Pure; events, acks, snapshots, history and REST all go through here.

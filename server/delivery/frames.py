@@ -14,7 +14,7 @@ from server.delivery.audience import event_view
 from storage.models import Audience, Conversation, Event, EventBatch
 
 FRAME_MAX_BYTES: Final = 512 * 1024
-"""Largest server frame (``protocol.md``, Limits)."""
+"""Largest server frame (``docs/reference/protocol.md``, Limits)."""
 REPLAY_FRAME_BYTES: Final = 64 * 1024
 """Replayed commits are joined into frames of about this size."""
 

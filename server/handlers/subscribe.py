@@ -11,7 +11,7 @@ from server.handlers.services import Caller, Services
 
 
 async def handle(frame: Subscribe, caller: Caller, services: Services) -> None:
-    """Send the ``ack`` and what it announces (``protocol.md``, rule 9), or raise Refused."""
+    """Send the ``ack`` and what it announces (``docs/reference/protocol.md``, rule 9), or raise Refused."""
 
     def reply(standing: Standing) -> bytes:
         return frames.ack(frame.id, epoch=standing.epoch, offset=standing.offset, result=_result(standing))

@@ -1,4 +1,7 @@
-"""Who may do what: own, foreign and missing, for every frame (``protocol.md``, "Who may see and do what")."""
+"""Who may do what: own, foreign and missing, for every frame.
+
+``docs/reference/protocol.md``, "Who may see and do what".
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""SIGTERM: nothing new, nothing lost, everybody told, gone in time (``safety.md``, 12)."""
+"""SIGTERM: nothing new, nothing lost, everybody told, gone in time."""
 
 import asyncio
 import signal

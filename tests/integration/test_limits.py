@@ -1,4 +1,4 @@
-"""Every row of the limits table of ``protocol.md`` over a real socket; bad frames: ``test_bad_input``."""
+"""Every row of the protocol's limits table over a real socket (malformed frames: ``test_bad_input``)."""
 
 import asyncio
 import contextlib

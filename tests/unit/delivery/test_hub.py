@@ -1,4 +1,4 @@
-"""Who is told what, and in which order (``protocol.md``, rules 6 to 11)."""
+"""Who is told what, and in which order (``docs/reference/protocol.md``, rules 6 to 11)."""
 
 import asyncio
 from typing import Any
