@@ -1,7 +1,8 @@
 """Commits, lossy publication, slow sockets and resumes in any order: no gap, no double, never another order.
 
 Each client keeps a cursor by rule 6 of ``docs/reference/protocol.md`` and believes only what that
-promises. What it has collected must be, whenever things have calmed down, what the store holds for its audience.
+promises. What it has collected must be, whenever things have calmed down, what the store holds for its
+audience.
 """
 
 import asyncio
