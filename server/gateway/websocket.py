@@ -75,7 +75,9 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one socket (ASGI)."""
-        wire = cast("WebSocketWire", scope["extensions"][EXTENSION])
+        wire = scope["extensions"].get(EXTENSION)
+        if wire is None:
+            raise RuntimeError("sockets need server.gateway.wire.WebSocketWire: run it by server.app.serve")
         if scope["path"] != PATH:
             _refuse_path(wire)
             return

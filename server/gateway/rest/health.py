@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,6 +14,8 @@ from starlette.routing import Route
 from server.gateway.rest.envelope import json_response
 from server.telemetry.metrics import CONTENT_TYPE, Metrics
 from storage.base import StoreUnavailable
+
+_log = structlog.get_logger(__name__)
 
 PING_TIMEOUT_S: Final = 2.0
 VERDICT_S: Final = 1.0
@@ -53,6 +56,9 @@ class Readiness:
             reason = "no answer in time"
         except StoreUnavailable:
             reason = "cannot be reached or is full"
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, it does not serve
+            _log.exception("store_ping_failed")
+            reason = "fails"
         finally:
             self._check = None
         self._checked_at = time.monotonic()
