@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import importlib.util
+import os
 import resource
 import sys
 import tempfile
@@ -51,9 +52,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def _plan(short: bool, rounds: int | None, directory: Path) -> Plan:
+    load = os.getloadavg()[0]
     if short:
-        return Plan(rounds or 2, 0.5, 200, directory)
-    return Plan(rounds or 5, 3.0, 1000, directory)
+        return Plan(rounds or 2, 0.5, 200, directory, load)
+    return Plan(rounds or 5, 3.0, 1000, directory, load)
 
 
 async def _measure(plan: Plan, only: list[str], console: Console) -> list[Row]:

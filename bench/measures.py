@@ -17,12 +17,17 @@ CONNECTIONS: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how often: ``rounds`` of ``seconds`` each; ``idle`` connections are weighed."""
+    """How long and how often: ``rounds`` of ``seconds`` each; ``idle`` connections are weighed.
+
+    ``load_before`` is the machine's load average before we added to it: above 1, others were at work, and only
+    processor times can be trusted.
+    """
 
     rounds: int
     seconds: float
     idle: int
     directory: Path
+    load_before: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ END: Final = "<!-- figures:end -->"
 
 def print_table(rows: list[Row], plan: Plan, console: Console) -> None:
     """Print all rows; a ratio that misses its goal is marked, and nothing else happens."""
-    table = Table(title=f"{plan.rounds} rounds of {plan.seconds:g} s in turn, medians; {_cores()}")
+    table = Table(title=_conditions(plan))
     for heading in ("what", "figure", "p50 ms", "p99 ms", "cpu µs", "against", "ratio", "goal"):
         table.add_column(heading, justify="left" if heading in ("what", "against") else "right")
     for row in rows:
@@ -49,6 +49,7 @@ def write_json(rows: list[Row], plan: Plan) -> Path:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": _cores(),
+        "load_before": plan.load_before,
         "rounds": plan.rounds,
         "seconds": plan.seconds,
         "rows": [asdict(row) for row in rows],
@@ -67,7 +68,7 @@ def write_readme(rows: list[Row], plan: Plan) -> None:
 
 
 def _markdown(rows: list[Row], plan: Plan) -> Iterator[str]:
-    yield f"`make bench`, {plan.rounds} rounds of {plan.seconds:g} s in turn, medians; {_cores()};"
+    yield f"`make bench`: {_conditions(plan)};"
     yield f"Python {platform.python_version()}. Ratios tell more than figures: both sides ran in turn, here."
     yield ""
     yield "| what | figure | p50 / p99 ms | against | ratio | goal |"
@@ -82,6 +83,11 @@ def _markdown(rows: list[Row], plan: Plan) -> Iterator[str]:
 def _plain(ratio: Ratio | None) -> tuple[str, str, str]:
     against, value, goal = _comparison(ratio)
     return against, re.sub(r"\[.*?\]", "", value), goal
+
+
+def _conditions(plan: Plan) -> str:
+    busy = f"; others were at work (load {plan.load_before:.1f})" if plan.load_before > 1 else ""
+    return f"{plan.rounds} rounds of {plan.seconds:g} s in turn, medians; {_cores()}{busy}"
 
 
 def _cores() -> str:
