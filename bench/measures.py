@@ -19,8 +19,8 @@ CONNECTIONS: Final = 50
 class Plan:
     """How long and how often: ``rounds`` of ``seconds`` each; ``idle`` connections are weighed.
 
-    ``load_before`` is the machine's load average before we added to it: above 1, others were at work, and only
-    processor times can be trusted.
+    ``load_before`` is the machine's load average before we added to it: above 1, others were at work, and
+    only processor times can be trusted.
     """
 
     rounds: int
