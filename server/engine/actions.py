@@ -12,13 +12,17 @@ import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import orjson
 
 from server.engine.inputs import FailureKind
 
 log = logging.getLogger("parley.actions")
+
+MESSAGE_MAX_CHARS: Final = 1000
+MAX_DEPTH: Final = 64
+"""How deeply a result may be nested: what it becomes a part of has to be JSON too."""
 
 Progress = Callable[[str], Awaitable[None]]
 
@@ -136,7 +140,7 @@ class Actions:
         except asyncio.CancelledError:
             raise
         except ActionFailed as failed:
-            return Failure(failed.kind, failed.message, failed.unknown)
+            return _told(name, failed)
         except TimeoutError:
             return Failure("timeout", f'The action "{name}" took too long.', unknown=True)
         except _UNAVAILABLE as error:
@@ -146,10 +150,40 @@ class Actions:
             log.warning("action %s: %s", name, type(error).__name__, exc_info=True)
             return Failure("error", f'The action "{name}" failed.')
         try:
-            return orjson.loads(orjson.dumps(value))
+            plain = orjson.loads(orjson.dumps(value))
+            if not _is_too_deep(plain):
+                return plain
         except (TypeError, ValueError, RecursionError):
-            log.warning("action %s returned %s, which is not JSON", name, type(value).__name__)
-            return Failure("bad_result", f'The action "{name}" gave an unusable answer.')
+            pass
+        log.warning("action %s returned a %s that cannot be kept as JSON", name, type(value).__name__)
+        return Failure("bad_result", f'The action "{name}" gave an unusable answer.')
+
+
+def sayable(text: str, limit: int) -> str:
+    """Return what an author's code says as text that can be stored: well-formed, and not too long."""
+    return text[:limit].encode("utf-8", "replace").decode()
+
+
+def _told(name: str, failed: ActionFailed) -> Failure:
+    message: object = failed.message
+    kind = failed.kind if failed.kind in get_args(FailureKind) else "error"
+    if not isinstance(message, str):  # whatever it is, it was not written for the user
+        message = f'The action "{name}" failed.'
+    return Failure(kind, sayable(message, MESSAGE_MAX_CHARS), bool(failed.unknown))
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
 
 
 async def _call(function: Callable[..., Any], context: ActionContext, arguments: Mapping[str, Any]) -> Any:

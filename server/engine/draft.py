@@ -36,8 +36,9 @@ from storage.models import (
     RecentKey,
 )
 
-CONTENT_MAX_BYTES: Final = RECORD_MAX_BYTES * 5 // 8
-"""What slots and variables may take of a record; the inbox and the rest have their own share."""
+CONTENT_MAX_BYTES: Final = RECORD_MAX_BYTES * 9 // 16
+"""What slots, variables and an effect's arguments may take of a record; the inbox and the rest have
+their own share."""
 SPLIT_BYTES: Final = 96 * 1024
 """A commit that has grown this far is split before the next step: far enough below 256 KiB that the
 largest step and the turn's last event still fit."""
@@ -62,11 +63,35 @@ class StepFailure(Exception):  # noqa: N818 - what happened, in the domain's wor
 
 def json_bytes(value: Any) -> int:
     """Return how many bytes ``value`` takes as JSON; cheap for the short strings that slots mostly are."""
-    if isinstance(value, str) and len(value) < _SMALL_VALUE // 4:
-        return len(value) + 2
+    if isinstance(value, str) and len(value) < _SMALL_VALUE // 4 and value.isascii() and value.isprintable():
+        return len(value) + 2  # quotes and backslashes take two, which does not matter here
     if value is None or isinstance(value, bool | int | float):
         return 8
     return len(orjson.dumps(value))
+
+
+def newest_within(messages: list[Mapping[str, Any]], room: int, *, over: int = 0) -> list[Mapping[str, Any]]:
+    """Return the newest messages that fit into ``room`` bytes, and ``over`` more."""
+    count = 0
+    for message in reversed(messages):
+        room -= 250 + json_bytes(message["text"])
+        if message["buttons"]:
+            room -= json_bytes(message["buttons"])
+        if room < 0:
+            break
+        count += 1
+    return messages[max(0, len(messages) - count - over) :]
+
+
+def values_within(values: Mapping[str, Any], room: int) -> dict[str, Any]:
+    """Return the first values that fit into ``room`` bytes."""
+    kept = {}
+    for name, value in values.items():
+        room -= json_bytes(value) + len(name)
+        if room < 0:
+            break
+        kept[name] = value
+    return kept
 
 
 class FrameDraft:
@@ -276,13 +301,14 @@ class Draft:
             "time": iso(self.now),
             "offset": self.offset + 1,
         }
-        self.emit("message.received", message, size=json_bytes(message) if metadata else len(text or ""))
+        size = json_bytes(message) if metadata else json_bytes(text) + json_bytes(payload)
+        self.emit("message.received", message, size=size)
 
     def say(
         self, text: str, buttons: tuple[Mapping[str, str], ...] = (), *, message_type: str | None = None
     ) -> None:
         """Say something to the user. Raises StepFailure where it is too large for an event."""
-        size = len(text.encode()) + (json_bytes(list(buttons)) if buttons else 0)
+        size = json_bytes(text) + (json_bytes(list(buttons)) if buttons else 0)
         if size > EVENT_MAX_BYTES // 2:
             raise StepFailure("The answer is too long to be shown.", details={"bytes": size})
         self.flush_changes()
@@ -306,7 +332,7 @@ class Draft:
 
     def set_slot(self, name: str, value: Any) -> None:
         """Fill (or with None clear) a slot."""
-        self._check_value(name, value, self.slots)
+        self.check_room(name, value, self.slots)
         slots = dict(self.slots)
         if value is None:
             slots.pop(name, None)
@@ -321,14 +347,16 @@ class Draft:
         self._context = None
         frame = self.frame
         if frame is not None and frame.parent is not None:
-            self._check_value(name, value, frame.variables)
+            self.check_room(name, value, frame.variables)
             frame.variables = {**frame.variables, name: value}
             return
-        self._check_value(name, value, self.variables)
+        self.check_room(name, value, self.variables)
         if expose and name not in self.exposed:
             self.exposed = (*self.exposed, name)
         self.variables = {**self.variables, name: value}
-        self._new_variables[name] = self.turn_variables[name] = value
+        self._new_variables[name] = value
+        if name in self.exposed:
+            self.turn_variables[name] = value
 
     def save(self, path: tuple[str, ...], value: Any, *, expose: bool = False) -> None:
         """Save a step's result at ``("variables", name)`` or ``("slots", name)``."""
@@ -338,7 +366,8 @@ class Draft:
         else:
             self.set_variable(name, value, expose=expose)
 
-    def _check_value(self, name: str, value: Any, held: Mapping[str, Any]) -> None:
+    def check_room(self, name: str, value: Any, held: Mapping[str, Any]) -> None:
+        """Raise StepFailure where the record has no room for ``value`` beside what it holds."""
         size = json_bytes(value)
         if size <= _SMALL_VALUE and len(held) < 256:
             return
@@ -418,7 +447,7 @@ class Draft:
         """Write ``execution.waiting`` with the open requests that it waits for."""
         data = self.execution_data()
         data["pending"] = [pending_view(p) for p in self.pending if p.decided is None and p.kind == "input"]
-        self.emit("execution.waiting", data, step_id=self.step_id, size=json_bytes(data))
+        self.emit("execution.waiting", data, step_id=self.step_id)
 
     def execution_data(self, *, output: Any = None, error: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the data of an ``execution.*`` event."""
@@ -477,11 +506,12 @@ class Draft:
             execution = self._freeze_execution(execution)
         turn = self.turn
         if turn is not None:
+            # One message more than its event will show, so that the event knows that some are missing.
             turn = replace(
                 turn,
-                messages=tuple(self.messages),
-                slots=self.turn_slots,
-                variables=self.turn_variables,
+                messages=tuple(newest_within(self.messages, SUMMARY_BYTES, over=1)),
+                slots=values_within(self.turn_slots, SUMMARY_BYTES // 2),
+                variables=values_within(self.turn_variables, SUMMARY_BYTES // 2),
                 actions=tuple(self.actions),
                 steps=self.steps,
             )

@@ -24,7 +24,16 @@ from typing import Any, Final, assert_never, cast
 
 from protocol.errors import ERRORS, ErrorCode, Refused
 from server.auth.principal import Principal
-from server.engine.draft import SPLIT_BYTES, SUMMARY_BYTES, Draft, FrameDraft, StepFailure, json_bytes
+from server.engine.draft import (
+    SPLIT_BYTES,
+    SUMMARY_BYTES,
+    Draft,
+    FrameDraft,
+    StepFailure,
+    json_bytes,
+    newest_within,
+    values_within,
+)
 from server.engine.flow.expressions import ExpressionFailed
 from server.engine.flow.model import Flow
 from server.engine.inputs import (
@@ -60,6 +69,7 @@ from server.engine.types import Command
 from server.engine.views import iso
 from storage.models import (
     ENDED,
+    EVENT_MAX_BYTES,
     LATE_FLUSH_MS,
     RING_SIZE,
     TOMBSTONE_MS,
@@ -75,6 +85,7 @@ from storage.models import (
 
 MAX_STEPS_PER_TURN: Final = 250
 MAX_FRAMES: Final = 16
+MESSAGE_MAX_BYTES: Final = EVENT_MAX_BYTES - 1024
 RESTART_COMMAND: Final = "/restart"
 
 
@@ -212,6 +223,12 @@ def _new_conversation(
 
 def _process(draft: Draft, command: Command, principal: Principal, *, created: bool) -> None:
     content = command.body["content"]
+    if json_bytes(content) > MESSAGE_MAX_BYTES:
+        raise Refused(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"A message may have {MESSAGE_MAX_BYTES:,} bytes with all that belongs to it.",
+            field="content",
+        )
     incoming = Incoming(content.get("text"), content.get("payload"), content.get("metadata") or {})
     execution = draft.execution
     speaker = command.body.get("user_id") or principal.user_id
@@ -352,9 +369,7 @@ def _end_turn(draft: Draft, *, error: Mapping[str, Any] | None = None) -> None:
         return
     if turn.command_id is not None:
         data = _turn_data(draft, turn, error)
-        draft.emit(
-            "turn.failed" if error else "turn.completed", data, step_id=draft.step_id, size=_turn_bytes(data)
-        )
+        draft.emit("turn.failed" if error else "turn.completed", data, step_id=draft.step_id)
         status: CommandState = "failed" if error else "completed"
         draft.results[turn.command_id] = (status, data)
         draft.settle_key(turn.command_id, status)
@@ -364,7 +379,7 @@ def _end_turn(draft: Draft, *, error: Mapping[str, Any] | None = None) -> None:
 
 
 def _turn_data(draft: Draft, turn: OpenTurn, error: Mapping[str, Any] | None) -> dict[str, Any]:
-    response: dict[str, Any] = {"messages": _newest_within(draft.messages, SUMMARY_BYTES)}
+    response: dict[str, Any] = {"messages": newest_within(draft.messages, SUMMARY_BYTES)}
     if len(response["messages"]) < len(draft.messages):
         response["truncated"] = True
     state = draft.step_id if draft.status not in ENDED and draft.execution is not None else None
@@ -375,44 +390,18 @@ def _turn_data(draft: Draft, turn: OpenTurn, error: Mapping[str, Any] | None) ->
     }
     if error is not None:
         return {**head, "error": dict(error)}
-    shown = {name: value for name, value in draft.turn_variables.items() if name in draft.exposed}
+    room = SUMMARY_BYTES // 2
     return {
         **head,
-        "context_updates": {"slots": _within(draft.turn_slots), "variables": _within(shown)},
+        "context_updates": {
+            "slots": values_within(draft.turn_slots, room),
+            "variables": values_within(draft.turn_variables, room),
+        },
         "actions_performed": list(draft.actions),
         "processing_time_ms": max(0, draft.now - turn.started_at),
         "success": True,
         "ab_variant": draft.execution.variant if draft.execution else None,
     }
-
-
-def _turn_bytes(data: Mapping[str, Any]) -> int:
-    return 300 + sum(len(m["text"] or "") + 250 for m in data["response"]["messages"])
-
-
-def _newest_within(messages: list[Mapping[str, Any]], room: int) -> list[Mapping[str, Any]]:
-    kept = []
-    for message in reversed(messages):
-        room -= (
-            len(message["text"] or "") + 250 + (json_bytes(message["buttons"]) if message["buttons"] else 0)
-        )
-        if room < 0:
-            break
-        kept.append(message)
-    kept.reverse()
-    return kept
-
-
-def _within(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what would make the turn's event too large; the state has it."""
-    room = SUMMARY_BYTES // 2
-    kept = {}
-    for name, value in values.items():
-        room -= json_bytes(value) + len(name)
-        if room < 0:
-            break
-        kept[name] = value
-    return kept
 
 
 def _reduction(draft: Draft, key: str | None = None, body_hash: str | None = None) -> Reduction:

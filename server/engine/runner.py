@@ -17,7 +17,7 @@ import orjson
 
 from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
-from server.engine.actions import ActionContext, Actions, Failure
+from server.engine.actions import ActionContext, Actions, Failure, sayable
 from server.engine.cache import Key, RecordCache
 from server.engine.catalog import Catalog
 from server.engine.inputs import (
@@ -704,7 +704,9 @@ class Engine:
         execution = record.execution
 
         async def report(text: str) -> None:
-            await self._feed(key, record.fence, EffectProgress(attempt.key, attempt.number, str(text)))
+            await self._feed(
+                key, record.fence, EffectProgress(attempt.key, attempt.number, sayable(str(text), 2000))
+            )
 
         return ActionContext(
             key=attempt.key,

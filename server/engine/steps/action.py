@@ -54,6 +54,7 @@ class Action:
         arguments = self.arguments.value(draft.context())
         if not isinstance(arguments, Mapping):
             raise StepFailure("The arguments of the action are not a mapping.", details={"action": self.name})
+        draft.check_room("with", arguments, {})
         frame = draft.frames[-1]
         step_id = self.common.step_id
         visit = frame.visits[step_id]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from server.engine.draft import Draft, StepFailure
+from server.engine.draft import Draft, StepFailure, json_bytes
 from server.engine.flow.expressions import Expression
 from server.engine.flow.model import Slot, StepCommon
 from server.engine.flow.node import Node
@@ -13,7 +13,7 @@ from server.engine.flow.templates import Template
 from server.engine.inputs import Incoming
 from server.engine.reading import complaint, fill_slots
 from server.engine.steps.base import Fail, Goto, Next, Outcome, Wait
-from storage.models import Pending, Question
+from storage.models import EVENT_MAX_BYTES, Pending, Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,8 @@ class Collect:
     def _ask(self, draft: Draft, name: str, why: str | None = None) -> Outcome:
         slot = draft.flow.slots[name]
         question = self._question(draft, slot)
+        if json_bytes(question) > EVENT_MAX_BYTES // 4:  # the event says it twice: prompt and question
+            raise StepFailure("The question is too long to be asked.", details={"slot": name})
         buttons = tuple({"title": option, "payload": option} for option in slot.options)
         draft.say(question if why is None else f"{why} {question}", buttons)
         asked = Question(name, question, slot.type, tuple(slot.options))

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, cast
 
-from server.engine.draft import Draft
+from server.engine.draft import Draft, StepFailure, json_bytes
 from server.engine.flow.expressions import Expression
 from server.engine.flow.model import StepCommon
 from server.engine.flow.node import JsonTemplate, Node
 from server.engine.steps.base import Finish, Outcome
+from storage.models import EVENT_MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,13 @@ class End:
 
     def enter(self, draft: Draft) -> Outcome:
         """End here."""
-        return Finish(self.status, self.output.value(draft.context()) if self.output is not None else None)
+        if self.output is None:
+            return Finish(self.status)
+        output = self.output.value(draft.context())
+        size = json_bytes(output)
+        if size > EVENT_MAX_BYTES // 2:
+            raise StepFailure("The output is too large.", details={"bytes": size})
+        return Finish(self.status, output)
 
     def targets(self) -> tuple[str, ...]:
         """Nothing follows."""

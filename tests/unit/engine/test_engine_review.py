@@ -6,10 +6,14 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from protocol.errors import ErrorCode, Refused
 from server.engine.actions import ActionContext, ActionFailed
 from storage.base import Commit, CommitOutcome, CommitUnknown, StoreUnavailable
 from storage.memory import MemoryStore
-from storage.models import FlowVersion, InboxEntry
+from storage.models import COMMIT_MAX_BYTES, EVENT_MAX_BYTES, RECORD_MAX_BYTES, FlowVersion, InboxEntry
+from storage.sizes import batch_bytes, event_bytes, record_bytes
 from tests.support.talk import USER, Talk, replies
 from tests.support.world import VirtualClock
 
@@ -304,7 +308,7 @@ async def test_a_flow_that_finds_no_room_fails_its_turn() -> None:
     more = f"flow: more\nvariables: {{x: '{'x' * 5000}'}}\nsteps:\n  - {{id: a, say: Hi.}}\n"
 
     async def run(context: ActionContext, **_: Any) -> Any:
-        return "x" * 217_000
+        return "x" * 195_000
 
     async with Talk(full, more, actions={"lab.run": run}) as talk:
         await talk.say("go")
@@ -551,3 +555,144 @@ async def test_an_intent_that_is_known_too_late_is_not_run() -> None:
         assert calls == []
         await talk.wait(1_000)
         assert calls == [2]
+
+
+async def check_sizes(talk: Talk) -> None:
+    record = await talk.record()
+    assert record_bytes(record) <= RECORD_MAX_BYTES
+    for batch in await talk.store.events("t", "c1", record.epoch, 0, limit=10_000, max_bytes=1 << 30):
+        assert batch_bytes(batch) <= COMMIT_MAX_BYTES
+        assert max(map(event_bytes, batch.events)) <= EVENT_MAX_BYTES
+
+
+async def test_a_long_turn_does_not_grow_the_record() -> None:
+    """What the turn's event will not repeat is not gathered for it; it says so."""
+    steps = "".join(f"  - {{id: s{i}, say: '${{variables.x}}'}}\n" for i in range(80))
+    last = "  - {id: call, action: lab.run, effect: read}\n"
+    go = asyncio.Event()
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        await go.wait()
+
+    async with Talk(
+        f"flow: long\nvariables: {{x: {'x' * 20_000}}}\nsteps:\n{steps}{last}", actions={"lab.run": run}
+    ) as talk:
+        await talk.say("go")
+        await talk.rest(1000)
+        await check_sizes(talk)
+        go.set()
+        await talk.rest()
+        response = (await talk.events("turn.completed"))[0].data["response"]
+        assert response["truncated"]
+        assert len(response["messages"]) == 1
+
+
+async def test_large_values_are_not_kept_twice() -> None:
+    saves = "".join(
+        f"  - {{id: a{i}, action: lab.run, effect: read, save: variables.v{i}, expose: true}}\n"
+        for i in range(3)
+    )
+    waits = "  - {id: z, action: lab.wait, effect: read}\n"
+    flow = f"flow: full\nvariables: {{v0: null, v1: null, v2: null}}\nsteps:\n{saves}{waits}"
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        return "x" * 190_000
+
+    async def wait(context: ActionContext, **_: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async with Talk(flow, actions={"lab.run": run, "lab.wait": wait}) as talk:
+        await talk.say("go")
+        await talk.rest(200)
+        assert talk.engine.running_effects == 1
+        await check_sizes(talk)
+
+
+@pytest.mark.parametrize("letter", ["x", "\N{GRINNING FACE}", '"', "\x01"])
+async def test_sizes_are_those_of_what_is_stored(letter: str) -> None:
+    """Characters take up to four bytes, or six where JSON escapes them."""
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        return letter * 5_000
+
+    says = "".join(f"  - {{id: s{i}, say: '${{variables.x}}'}}\n" for i in range(12))
+    call = "  - {id: a, action: lab.run, effect: read, save: variables.x}\n"
+    flow = f"flow: wide\nvariables: {{x: ''}}\nsteps:\n{call}{says}"
+    async with Talk(flow, actions={"lab.run": run}) as talk:
+        await talk.say("go")
+        await talk.rest(400)
+        assert (await talk.record()).status == "completed"
+        await check_sizes(talk)
+
+
+@pytest.mark.parametrize("use", ["with: {a: '${variables.x}', b: '${variables.x}'}", ""])
+async def test_what_is_too_large_to_be_called_with_or_to_be_an_output_fails_the_step(use: str) -> None:
+    async def run(context: ActionContext, **_: Any) -> Any:
+        assert not _
+        return "x" * 200_000
+
+    using = (
+        f"action: lab.run\n    effect: read\n    {use}"
+        if use
+        else "end: completed\n    output: '${variables.x}'"
+    )
+    flow = (
+        "flow: big\nvariables: {x: null}\nsteps:\n"
+        "  - {id: a, action: lab.run, effect: read, save: variables.x}\n"
+        f"  - id: b\n    {using}\n    on_error: sorry\n"
+        "  - {id: c, end: completed}\n  - {id: sorry, say: Sorry.}\n"
+    )
+    async with Talk(flow, actions={"lab.run": run}) as talk:
+        await talk.say("go")
+        await talk.rest(200)
+        assert await talk.texts() == ["Sorry."]
+        await check_sizes(talk)
+
+
+@pytest.mark.parametrize(
+    "message", ["x" * 300_000, "half \ud800 of a pair", None, ValueError("no text at all")]
+)
+async def test_whatever_an_action_says_of_its_failure_can_be_stored(message: Any) -> None:
+    async def run(context: ActionContext, **_: Any) -> Any:
+        await context.progress("half \ud800 of a pair")
+        raise ActionFailed(message)
+
+    async with Talk(ACT, actions={"lab.run": run}) as talk:
+        await talk.say("go")
+        await talk.rest()
+        assert (await talk.texts())[-1] == "Sorry."
+        await check_sizes(talk)
+
+
+async def test_a_result_that_is_nested_too_deeply_is_a_bad_one() -> None:
+    """It would be JSON by itself, and none inside of a record."""
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        value: Any = []
+        for _i in range(250):
+            value = [value]
+        return value
+
+    async with Talk(ACT, actions={"lab.run": run}) as talk:
+        await talk.say("go")
+        await talk.rest()
+        assert (await talk.texts())[-1] == "Sorry."
+        await check_sizes(talk)
+
+
+async def test_a_message_that_outgrows_an_event_is_refused() -> None:
+    async with Talk(GUIDE) as talk:
+        with pytest.raises(Refused) as refused:
+            await talk.say(payload="x" * 65_000)
+        assert (refused.value.code, refused.value.field) == (ErrorCode.PAYLOAD_TOO_LARGE, "content")
+        await talk.say(payload="x" * 64_000)
+        await check_sizes(talk)
+
+
+async def test_a_question_that_outgrows_an_event_fails_the_step() -> None:
+    flow = GUIDE.replace("variables: {", f"variables: {{long: {'x' * 30_000}, ").replace(
+        '"What?"', '"${variables.long}"'
+    )
+    async with Talk(flow) as talk:
+        assert (await talk.say("hello")).status == "failed"
+        await check_sizes(talk)
