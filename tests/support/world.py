@@ -377,7 +377,7 @@ class World:
 
     async def close(self) -> None:
         mine = asyncio.current_task()
-        left = [task for task in asyncio.all_tasks() if task is not mine]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        while left := [task for task in asyncio.all_tasks() if task is not mine]:
+            for task in left:  # one that is cancelled in a commit leaves another behind, to settle it
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
