@@ -31,8 +31,10 @@ class RecordCache:
         return found[0]
 
     def put(self, key: Key, record: Conversation) -> None:
-        """Keep the newest record."""
+        """Keep the newest record; but no tombstone, which expires in the store without a commit."""
         self.evict(key)
+        if record.deleted_at is not None:
+            return
         size = _estimate(record)
         self._records[key] = (record, size)
         self._bytes += size

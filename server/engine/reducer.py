@@ -276,10 +276,10 @@ def _choose_flow(flows: Flows, incoming: Incoming, flow_id: str | None) -> Start
 
 def _reset(draft: Draft, command: Command) -> None:
     _preempt(draft, "The conversation was reset.")
+    _open_turn(draft, command)
     if draft.execution is not None and draft.execution.status not in ENDED:
         draft.set_status("cancelled")
         draft.emit("execution.cancelled", draft.execution_data())
-    _open_turn(draft, command)
     draft.inbox = tuple(replace(entry, void=True) for entry in draft.inbox)
     draft.slots, draft.variables, draft.pending, draft.attempts = {}, {}, (), ()
     draft.execution, draft.frames, draft.completed, draft.exposed = None, [], [], ()
@@ -535,14 +535,14 @@ def _step(flow: Flow, step_id: str | None) -> Step:
     return cast("Step", flow.steps[flow.index[step_id]])
 
 
-def _go_on(draft: Draft, outcome: Outcome) -> None:
-    """Continue after the current step answered with ``outcome``."""
+def _go_on(draft: Draft, outcome: Outcome, attempt: int = 1) -> None:
+    """Continue after the current step answered with ``outcome`` (to its effect's ``attempt``)."""
     try:
         step = _current_step(draft)
     except StepFailure as failure:
         _fail_execution(draft, failure)
         return
-    follow = _follow(draft, step, outcome)
+    follow = _follow(draft, step, outcome, attempt)
     if follow is not _STOP:
         _walk(draft, cast("str | None", follow))
 
@@ -614,14 +614,14 @@ def _step_data(visit: int, attempt: int = 1, error: Mapping[str, Any] | None = N
     return {"visit": visit, "attempt": attempt, "error": error}
 
 
-def _follow(draft: Draft, step: Step, outcome: Outcome) -> object:
+def _follow(draft: Draft, step: Step, outcome: Outcome, number: int = 1) -> object:
     """Write what the step's outcome means; return the next step id, None for the flow's end, or ``_STOP``."""
     match outcome:
         case Next():
-            _complete_step(draft, step)
+            _complete_step(draft, step, number)
             return step.common.goto or draft.flow.next_of(step.common.step_id)
         case Goto(target):
-            _complete_step(draft, step)
+            _complete_step(draft, step, number)
             return target
         case Wait(status):
             draft.set_status(status)
@@ -640,10 +640,10 @@ def _follow(draft: Draft, step: Step, outcome: Outcome) -> object:
             draft.set_status("running")
             return _STOP
         case Finish():
-            _complete_step(draft, step)
+            _complete_step(draft, step, number)
             return _finish(draft, outcome)
         case Fail(failure):
-            return _step_failed(draft, step, failure)
+            return _step_failed(draft, step, failure, number)
         case _:
             assert_never(outcome)
 
@@ -652,11 +652,12 @@ def _visit(draft: Draft, step_id: str) -> int:
     return draft.frames[-1].visits.get(step_id, 1)
 
 
-def _complete_step(draft: Draft, step: Step) -> None:
+def _complete_step(draft: Draft, step: Step, number: int) -> None:
     step_id = step.common.step_id
     if step_id not in draft.completed:
         draft.completed.append(step_id)
-    draft.emit("step.completed", _step_data(_visit(draft, step_id)), step_id=step_id, audience="full")
+    data = _step_data(_visit(draft, step_id), number)
+    draft.emit("step.completed", data, step_id=step_id, audience="full")
 
 
 def _error(failure: StepFailure, step_id: str | None) -> dict[str, Any]:
@@ -664,9 +665,9 @@ def _error(failure: StepFailure, step_id: str | None) -> dict[str, Any]:
     return {"code": failure.code, "message": failure.reason, "step_id": step_id, "details": details}
 
 
-def _step_failed(draft: Draft, step: Step, failure: StepFailure) -> object:
+def _step_failed(draft: Draft, step: Step, failure: StepFailure, number: int) -> object:
     step_id = step.common.step_id
-    data = _step_data(_visit(draft, step_id), 1, _error(failure, step_id))
+    data = _step_data(_visit(draft, step_id), number, _error(failure, step_id))
     draft.emit("step.failed", data, step_id=step_id, audience="full")
     if step.common.on_error is not None:
         return step.common.on_error
@@ -746,7 +747,7 @@ def _effect_result(draft: Draft, result: EffectDone | EffectFailed) -> Reduction
     if _interrupted(draft, result):
         _interrupt(draft)
     else:
-        _go_on(draft, outcome)
+        _go_on(draft, outcome, attempt.number)
     return _reduction(draft)
 
 
@@ -820,7 +821,7 @@ def _wake(draft: Draft, wake: Wake) -> Reduction | None:
     except StepFailure as failure:
         outcome = Fail(failure)
     draft.attempts = tuple(other for other in draft.attempts if other.key != attempt.key)
-    _go_on(draft, outcome)
+    _go_on(draft, outcome, attempt.number)
     return _reduction(draft)
 
 

@@ -696,3 +696,41 @@ async def test_a_question_that_outgrows_an_event_fails_the_step() -> None:
     async with Talk(flow) as talk:
         assert (await talk.say("hello")).status == "failed"
         await check_sizes(talk)
+
+
+async def test_whatever_a_reset_causes_carries_its_command() -> None:
+    async with Talk(GUIDE) as talk:
+        await talk.say("hello")
+        await talk.send("reset", {"reason": "r"}, key="reset-key")
+        cancelled = (await talk.events("execution.cancelled"))[0]
+        assert cancelled.command_id == "reset-key"
+
+
+async def test_a_step_tells_which_attempt_it_was() -> None:
+    outcomes: list[Any] = [ConnectionError(), {"n": 1}, ConnectionError(), ConnectionError()]
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    flow = ACT.replace("timeout: 1h", "retry: {max: 2, delay: 1s}")
+    async with Talk(flow, actions={"lab.run": run}) as talk:
+        for _ in range(2):
+            await talk.say("go")
+            await talk.rest()
+            await talk.wait(1_001)
+        ends = [*await talk.events("step.completed"), *await talk.events("step.failed")]
+        assert [e.data["attempt"] for e in ends if e.step_id == "call"] == [2, 2]
+
+
+async def test_a_tombstone_does_not_outlive_its_days_in_the_cache() -> None:
+    async with Talk(GUIDE) as talk:
+        await talk.say("hello")
+        await talk.engine.delete("t", "c1", USER)
+        await talk.wait(61_000)
+        with pytest.raises(Refused):
+            await talk.say("hello")
+        await talk.wait(31 * 24 * 3_600_000)
+        assert replies(await talk.say("hello")) == ["What?"]
