@@ -107,7 +107,7 @@ async def test_pings_come_and_silence_closes_4004(tmp_path: Path) -> None:
     async with running_server(tmp_path) as server:
         gateway = server.application.gateway
         assert (gateway.limits.ping_interval_ms, gateway.limits.pong_timeout_ms) == (25_000, 10_000)
-        gateway.limits = replace(gateway.limits, ping_interval_ms=1000, pong_timeout_ms=1000)
+        gateway.limits = replace(gateway.limits, ping_interval_ms=1000, pong_timeout_ms=2500)
         client = await server.connect(conversation_id="c1")
         await client.say("c1", "hi")
         offset = client.seen[-1]["offset"]
@@ -120,7 +120,7 @@ async def test_pings_come_and_silence_closes_4004(tmp_path: Path) -> None:
 async def test_any_frame_counts_as_alive(tmp_path: Path) -> None:
     async with running_server(tmp_path) as server:
         gateway = server.application.gateway
-        gateway.limits = replace(gateway.limits, ping_interval_ms=1000, pong_timeout_ms=500)
+        gateway.limits = replace(gateway.limits, ping_interval_ms=1000, pong_timeout_ms=1000)
         client = await server.connect()
         for _ in range(6):
             await asyncio.sleep(0.5)

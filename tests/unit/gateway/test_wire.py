@@ -28,8 +28,8 @@ def test_each_hook_overrides_one_that_exists_with_the_same_parameters(ours: type
 
 
 STATE = (
-    "queue conn close_sent disconnected handshake_initiated handshake_complete close_timer read_paused frames "
-    "curr_msg_data_type"
+    "queue conn close_sent disconnected handshake_initiated handshake_complete close_timer read_paused "
+    "frames curr_msg_data_type"
 )
 
 
