@@ -103,6 +103,12 @@ def test_an_option_that_is_a_number_is_meant_before_its_place() -> None:
     assert [read(SIZE, text) for text in ("1", "2", "4", "the third one", "3")] == ["1", "2", "4", "4", "4"]
 
 
+def test_the_longer_of_two_options_is_meant() -> None:
+    cleaning = Slot("cleaning", "choice", ("clean", "clean windows", "windows"))
+    said = ("clean", "clean windows", "windows", "the clean windows please")
+    assert [read(cleaning, text) for text in said] == ["clean", "clean windows", "windows", "clean windows"]
+
+
 def test_an_option_without_letters_can_be_said() -> None:
     assert read(Slot("sign", "choice", ("+", "-")), " + ") == "+"
 
