@@ -61,6 +61,7 @@ from server.engine.steps.base import (
     Next,
     Outcome,
     RetryLater,
+    Skip,
     Step,
     Wait,
     WaitingStep,
@@ -603,7 +604,7 @@ def _enter(draft: Draft, step: Step) -> Outcome:
     try:
         if common.if_ is not None and not common.if_.test(draft.context()):
             draft.emit("step.skipped", _step_data(visit), step_id=common.step_id, audience="full")
-            return Next()
+            return Skip()
         draft.emit("step.started", _step_data(visit), step_id=common.step_id, audience="full")
         return step.enter(draft)
     except (StepFailure, ExpressionFailed) as failure:
@@ -619,7 +620,9 @@ def _follow(draft: Draft, step: Step, outcome: Outcome, number: int = 1) -> obje
     match outcome:
         case Next():
             _complete_step(draft, step, number)
-            return step.common.goto or draft.flow.next_of(step.common.step_id)
+            return draft.flow.next_of(step.common.step_id)
+        case Skip():
+            return draft.flow.after(step.common.step_id)
         case Goto(target):
             _complete_step(draft, step, number)
             return target

@@ -183,8 +183,9 @@ class Flow:
 
     def next_of(self, step_id: str) -> str | None:
         """Return where a step leads when it is done: its ``goto``, else the next one in the list."""
+        return self.step(step_id).common.goto or self.after(step_id)
+
+    def after(self, step_id: str) -> str | None:
+        """Return the step below in the list: where a skipped step leads."""
         place = self.index[step_id]
-        goto = self.steps[place].common.goto
-        if goto is not None:
-            return goto
         return self.steps[place + 1].common.step_id if place + 1 < len(self.steps) else None

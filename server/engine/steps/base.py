@@ -21,6 +21,11 @@ class Next:
 
 
 @dataclass(frozen=True, slots=True)
+class Skip:
+    """The step's ``if`` is false; go on with the step below it, whatever its ``goto`` says."""
+
+
+@dataclass(frozen=True, slots=True)
 class Goto:
     """The step is done; go on there."""
 
@@ -64,7 +69,7 @@ class Fail:
     failure: StepFailure
 
 
-Outcome = Next | Goto | Wait | Effect | RetryLater | Finish | Fail
+Outcome = Next | Skip | Goto | Wait | Effect | RetryLater | Finish | Fail
 
 
 class Step(Protocol):

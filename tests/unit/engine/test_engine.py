@@ -620,3 +620,17 @@ async def test_what_is_left_at_the_end_of_a_drain_is_handed_over() -> None:
     async with Talk(act(), actions={"lab.run": lab.run}, store=talk.store, clock=talk.clock) as other:
         await other.wait(1)
         assert (await other.texts())[-1] == "Got 2."
+
+
+async def test_a_skipped_step_takes_its_goto_with_it() -> None:
+    """``{if, goto}`` is a jump that is taken only where the condition holds."""
+    flow = (
+        "flow: jump\nvariables: {far: FAR}\nsteps:\n"
+        "  - {id: a, if: variables.far, say: Far., goto: c}\n  - {id: b, say: Near.}\n  - {id: c, say: End.}\n"
+    )
+    async with Talk(flow.replace("FAR", "false")) as talk:
+        assert replies(await talk.say("go")) == ["Near.", "End."]
+        assert [event.step_id for event in await talk.events("step.skipped")] == ["a"]
+        assert [event.step_id for event in await talk.events("step.completed")] == ["b", "c"]
+    async with Talk(flow.replace("FAR", "true")) as talk:
+        assert replies(await talk.say("go")) == ["Far.", "End."]
