@@ -14,14 +14,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 from storage.base import CommitOutcome, CommitUnknown, StoreUnavailable
 from storage.sqlite.connection import Database, translate
 from storage.sqlite.statements import (
+    INSERT_BATCH,
     INSERT_BATCH_IF,
+    INSERT_EXECUTION,
+    INSERT_RECORD,
     RECORD_IS_AT,
+    UPDATE_RECORD,
     Row,
-    chunks,
-    insert_batches,
-    insert_executions,
-    insert_records,
-    update_records,
 )
 
 MAX_WAITING: Final = 10_000
@@ -33,7 +32,13 @@ Answer = tuple["asyncio.Future[Any]", Any, Exception | None]
 
 
 class CommitRows(NamedTuple):
-    """A commit as rows; the layouts are those of ``statements.py``. ``batch`` None: no events."""
+    """A commit as the rows that the statements take.
+
+    ``record``: tenant_id, conversation_id, expected revision, expected fence, fence, epoch, last_offset,
+    lease_owner, lease_until, wake_at, expires_at, deleted_at, doc. ``batch``: tenant_id, conversation_id,
+    epoch, first_offset, last_offset, commit_id, key, body_hash, execution_id, messages, ended, events; None
+    without events. ``execution``: tenant_id, execution_id, conversation_id; None where it is noted already.
+    """
 
     is_insert: bool
     record: Row
@@ -54,7 +59,7 @@ _Item = tuple["asyncio.Future[Any]", Job]
 
 
 class _Uneven(Exception):  # noqa: N818
-    """A statement over many commits did not affect as many rows: one of them is a conflict or duplicate."""
+    """Fewer rows were affected than there are commits: at least one is a conflict or a duplicate."""
 
 
 def settle(answers: Sequence[Answer]) -> None:
@@ -233,22 +238,21 @@ class Writer:
             self._cursor.execute("ROLLBACK")
 
     def _all_at_once(self, jobs: Sequence[Job]) -> list[Any]:
-        """Apply all commits with a few statements, then the calls; raise _Uneven unless all commits hold."""
+        """Apply all commits, statement by statement, then the calls; raise _Uneven unless all hold."""
         commits = [job for job in jobs if isinstance(job, CommitRows)]
-        self._write_many(insert_records, [c.record for c in commits if c.is_insert])
-        self._write_many(update_records, [c.record for c in commits if not c.is_insert])
-        self._write_many(insert_batches, [c.batch for c in commits if c.batch is not None])
+        self._write_all(INSERT_RECORD, [c.record for c in commits if c.is_insert])
+        self._write_all(UPDATE_RECORD, [c.record for c in commits if not c.is_insert])
+        self._write_all(INSERT_BATCH, [c.batch for c in commits if c.batch is not None])
         executions = [c.execution for c in commits if c.execution is not None]
-        for sql, parameters, _ in chunks(insert_executions, executions):
-            self._cursor.execute(sql, parameters)
+        if executions:
+            self._cursor.executemany(INSERT_EXECUTION, executions)
         return [
             CommitOutcome.COMMITTED if isinstance(job, CommitRows) else job.run(self._cursor) for job in jobs
         ]
 
-    def _write_many(self, statement: Callable[[int], str], rows: Sequence[Row]) -> None:
-        for sql, parameters, expected in chunks(statement, rows):
-            if self._cursor.execute(sql, parameters).rowcount != expected:
-                raise _Uneven
+    def _write_all(self, statement: str, rows: Sequence[Row]) -> None:
+        if rows and self._cursor.executemany(statement, rows).rowcount != len(rows):
+            raise _Uneven
 
     def _one_by_one(self, jobs: Sequence[Job]) -> list[Any]:
         """Apply all jobs, each on what the ones before it left."""
@@ -261,20 +265,20 @@ class Writer:
         """Apply one commit whole, or not at all: the first statement decides, the others must hold."""
         cursor, record = self._cursor, commit.record
         if commit.is_insert:
-            if not cursor.execute(insert_records(1), record).rowcount:
+            if not cursor.execute(INSERT_RECORD, record).rowcount:
                 return CommitOutcome.CONFLICT
             if commit.batch is not None:
-                cursor.execute(insert_batches(1), commit.batch)
+                cursor.execute(INSERT_BATCH, commit.batch)
         elif commit.batch is not None:
             place = record[:4]
             if not cursor.execute(INSERT_BATCH_IF, (*commit.batch, *place[2:])).rowcount:
                 matches = cursor.execute(RECORD_IS_AT, place).fetchone() is not None
                 return CommitOutcome.DUPLICATE if matches else CommitOutcome.CONFLICT
-            cursor.execute(update_records(1), record)
-        elif not cursor.execute(update_records(1), record).rowcount:
+            cursor.execute(UPDATE_RECORD, record)
+        elif not cursor.execute(UPDATE_RECORD, record).rowcount:
             return CommitOutcome.CONFLICT
         if commit.execution is not None:
-            cursor.execute(insert_executions(1), commit.execution)
+            cursor.execute(INSERT_EXECUTION, commit.execution)
         return CommitOutcome.COMMITTED
 
     # -- answers ------------------------------------------------------------------------------
