@@ -626,7 +626,8 @@ async def test_a_skipped_step_takes_its_goto_with_it() -> None:
     """``{if, goto}`` is a jump that is taken only where the condition holds."""
     flow = (
         "flow: jump\nvariables: {far: FAR}\nsteps:\n"
-        "  - {id: a, if: variables.far, say: Far., goto: c}\n  - {id: b, say: Near.}\n  - {id: c, say: End.}\n"
+        "  - {id: a, if: variables.far, say: Far., goto: c}\n  - {id: b, say: Near.}\n"
+        "  - {id: c, say: End.}\n"
     )
     async with Talk(flow.replace("FAR", "false")) as talk:
         assert replies(await talk.say("go")) == ["Near.", "End."]
