@@ -27,7 +27,7 @@ CHANGES = st.lists(
     ),
     max_size=40,
 )
-SIZE = 4
+SIZE = 2
 
 
 def changed(ring: Ring, change: str, entry: RecentKey, place: int) -> Ring:
@@ -74,3 +74,13 @@ def test_executions_that_repeat_are_said_once() -> None:
         RecentKey(f"k{n}", "h", "completed", x, n, n) for n, x in enumerate(["x", "x", None, "x", "y"])
     ]
     assert [row[3] for row in ring_to_json(tuple(entries))] == ["x", 0, None, "x", "y"]
+
+
+def test_a_ring_that_has_dropped_its_first_row_says_its_execution_anew() -> None:
+    encoder = RingEncoder()
+    ring = tuple(RecentKey(f"k{n}", "h", "completed", "x", n, n) for n in range(3))
+    encoder.encode(("t", "c"), ring)
+    ring = (*ring[1:], RecentKey("k3", "h", "completed", "x", 3, 3))
+    rows = orjson.loads(orjson.dumps(encoder.encode(("t", "c"), ring)))
+    assert [row[3] for row in rows] == ["x", 0, 0]
+    assert ring_from_json(rows) == ring
