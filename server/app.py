@@ -86,6 +86,7 @@ class Application:
             actions=actions,
             publish=self.hub.publish,
             tell_owner=self.hub.tell_owner,
+            observe_commit=self.metrics.store_seconds.observe,
             options=EngineOptions(instance_id=settings.instance_id or ""),
             sole_writer=store.embedded,
         )

@@ -265,7 +265,10 @@ class Settings(BaseModel):
     session_hours: Annotated[
         float,
         Field(gt=0, le=24 * 365),
-        _about("Idle hours after which an open execution expires.", "a number of hours above 0"),
+        _about(
+            "Idle hours after which an open execution will expire; no effect in this version.",
+            "a number of hours above 0",
+        ),
     ] = 48
     message_max_chars: Annotated[
         int,

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -151,6 +152,7 @@ class Engine:
         publish: Callable[[Publication], None],
         sole_writer: bool,
         tell_owner: Callable[[str, str], None] | None = None,
+        observe_commit: Callable[[float], None] = lambda seconds: None,
         options: EngineOptions | None = None,
     ) -> None:
         self._store = store
@@ -160,6 +162,7 @@ class Engine:
         self._publish = publish
         self._sole_writer = sole_writer
         self._tell_owner = tell_owner
+        self._observe_commit = observe_commit
         self._options = options or EngineOptions()
         self._me = self._options.instance_id or os.urandom(8).hex()
         self._claimant = Claimant(self._me, self._options.lease_ms)
@@ -541,8 +544,11 @@ class Engine:
         return outcome, record
 
     async def _outcome_of(self, key: Key, commit: Commit) -> CommitOutcome:
+        began = perf_counter()
         try:
-            return await self._store.commit(commit)
+            outcome = await self._store.commit(commit)
+            self._observe_commit(perf_counter() - began)
+            return outcome
         except CommitUnknown:
             self._cache.evict(key)
             return await self._settle(key, commit)

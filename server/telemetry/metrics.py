@@ -79,7 +79,7 @@ class Metrics:
         outbox_bytes: bytes waiting in all outboxes.
         commits: commits by outcome: ``committed``, ``conflict``, ``duplicate``, ``unknown``.
         effects: side effects that were run.
-        store_seconds: how long calls of the store took.
+        store_seconds: how long commits took, waiting for their group and its sync included.
     """
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class Metrics:
                 "Time from a command's arrival to the end of its turn.",
                 self.turn_seconds,
             ),
-            ("parley_store_seconds", "Time that calls of the store took.", self.store_seconds),
+            ("parley_store_seconds", "Time that commits took.", self.store_seconds),
         ):
             yield HistogramMetricFamily(name, text, buckets=histogram.buckets(), sum_value=histogram.sum)
 

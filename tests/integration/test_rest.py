@@ -124,6 +124,7 @@ async def test_metrics_count_what_happened(server: RunningServer) -> None:
     assert 'parley_errors_total{code="conversation_not_found"} 1.0' in text
     assert "parley_watched_conversations 1.0" in text
     assert "parley_turn_seconds_count 1.0" in text
+    assert "parley_store_seconds_count 1.0" in text
 
 
 # --- errors, ids, headers -------------------------------------------------------------------------
