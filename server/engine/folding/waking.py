@@ -1,0 +1,45 @@
+"""What is due: a fold that was split, a retry, an attempt whose owner died."""
+
+from dataclasses import replace
+from typing import cast
+
+from server.engine.draft import Draft, StepFailure
+from server.engine.folding.ending import interrupt, wants_interrupt
+from server.engine.folding.turns import because, reduction
+from server.engine.folding.walk import current_step, go_on, walk
+from server.engine.inputs import Reduction, Wake
+from server.engine.steps.base import Effect, EffectStep, Fail
+
+
+def wake(draft: Draft, wake: Wake) -> Reduction | None:
+    """Go on with what is due: a fold that was split, a retry, or an attempt whose owner died."""
+    if draft.status != "running" or draft.execution is None:
+        return None
+    lease = draft.before.lease
+    mine = lease is not None and lease.owner == draft.claimant.owner
+    if lease is not None and lease.until > draft.now and (wake.reason == "due" or not mine):
+        return None
+    if not draft.attempts:
+        because(draft, None if wake.reason == "continue" else "recovery")
+        walk(draft, draft.step_id)
+        return reduction(draft)
+    attempt = draft.attempts[0]
+    if not attempt.may_have_written and wants_interrupt(draft):
+        interrupt(draft)
+        return reduction(draft)
+    if attempt.retry_at is not None:
+        if attempt.retry_at > draft.now:
+            return None
+        because(draft, "retry")
+        again = replace(attempt, retry_at=None, number=attempt.number + 1, started_at=draft.now)
+        go_on(draft, Effect(again))
+        return reduction(draft)
+    because(draft, "recovery")
+    try:
+        step = cast("EffectStep", current_step(draft))
+        outcome = step.recovered(draft, attempt)
+    except StepFailure as failure:
+        outcome = Fail(failure)
+    draft.attempts = tuple(other for other in draft.attempts if other.key != attempt.key)
+    go_on(draft, outcome, attempt.number)
+    return reduction(draft)
