@@ -25,6 +25,7 @@ from storage.models import (
     Json,
     Lease,
     OpenTurn,
+    Pause,
     Pending,
     Question,
 )
@@ -164,7 +165,7 @@ def inbox_entry_from_json(d: Mapping[str, Json]) -> InboxEntry:
 
 
 def _execution_to_json(e: Execution) -> dict[str, Json]:
-    return {
+    document: dict[str, Json] = {
         "execution_id": e.execution_id,
         "flow_id": e.flow_id,
         "flow_version": e.flow_version,
@@ -177,10 +178,7 @@ def _execution_to_json(e: Execution) -> dict[str, Json]:
         "error": e.error,
         "current_step_id": e.current_step_id,
         "completed_steps": e.completed_steps,
-        "frames": [
-            (f.frame, f.parent, f.flow_id, f.version, f.step_id, f.variables, f.visits, f.tries)
-            for f in e.frames
-        ],
+        "frames": [_frame_to_row(frame) for frame in e.frames],
         "attempts": [_attempt_to_json(attempt) for attempt in e.attempts],
         "pending": [_pending_to_json(pending) for pending in e.pending],
         "command_id": e.command_id,
@@ -192,6 +190,22 @@ def _execution_to_json(e: Execution) -> dict[str, Json]:
         "updated_at": e.updated_at,
         "completed_at": e.completed_at,
     }
+    if e.timeout_ms is not None:
+        document["timeout_ms"] = e.timeout_ms
+    if e.subflows:
+        document["subflows"] = e.subflows
+    if e.pause is not None:
+        p = e.pause
+        document["pause"] = (p.then, p.since, p.by, p.reason, p.deadline, p.wanted)
+    return document
+
+
+def _frame_to_row(f: Frame) -> tuple[Json, ...]:
+    """Return a frame as a row; what only a waiting frame has is left out elsewhere."""
+    row = (f.frame, f.parent, f.flow_id, f.version, f.step_id, f.variables, f.visits, f.tries)
+    if f.timer_at is None and f.awaits is None and f.happened is None:
+        return row
+    return (*row, f.timer_at, f.awaits, f.happened)
 
 
 def _execution_from_json(d: Mapping[str, Json]) -> Execution:
@@ -219,6 +233,9 @@ def _execution_from_json(d: Mapping[str, Json]) -> Execution:
         started_at=d["started_at"],
         updated_at=d["updated_at"],
         completed_at=d["completed_at"],
+        timeout_ms=d.get("timeout_ms"),
+        subflows=d.get("subflows") or {},
+        pause=Pause(*d["pause"]) if d.get("pause") is not None else None,
     )
 
 

@@ -176,7 +176,13 @@ class Attempt:
 
 @record(frozen=True, slots=True)
 class Frame:
-    """One call of a flow inside an execution; ``frame`` numbers are never reused."""
+    """One call of a flow inside an execution; ``frame`` numbers are never reused.
+
+    ``visits`` counts how often each step was entered, in the order of the first entries. A frame that
+    waits for time or an event has ``timer_at`` or ``awaits`` (the event's name); ``happened`` is what came
+    while it could not go on, ``{"cause": "timer"}`` or ``{"cause": "signal", "payload": ...}``: it is
+    followed when the frame is innermost and not paused.
+    """
 
     frame: int
     parent: int | None
@@ -186,11 +192,35 @@ class Frame:
     variables: Mapping[str, Json] = field(default_factory=dict)
     visits: Mapping[str, int] = field(default_factory=dict)
     tries: Mapping[str, int] = field(default_factory=dict)
+    timer_at: TimeMs | None = None
+    awaits: str | None = None
+    happened: Mapping[str, Json] | None = None
+
+
+@record(frozen=True, slots=True)
+class Pause:
+    """Why an execution is paused, or will be at its next safe point (``wanted``).
+
+    ``then`` says how it goes on: ``next`` behind the step (a hand-off), ``ask`` by returning to the open
+    question, ``enter`` by entering the step that it stands at, ``retry`` with the attempt that waits.
+    ``by`` is the operator's user id, None where the flow itself handed over.
+    """
+
+    then: Literal["next", "ask", "enter", "retry"]
+    since: TimeMs
+    by: str | None = None
+    reason: str | None = None
+    deadline: TimeMs | None = None
+    wanted: bool = False
 
 
 @record(frozen=True, slots=True)
 class Execution:
-    """One run of a flow version in a conversation."""
+    """One run of a flow version in a conversation.
+
+    ``running_ms`` is how long it has run without its waits, up to ``updated_at``; beyond ``timeout_ms`` it
+    expires. ``subflows`` are the versions of the flows that it may call or go over to.
+    """
 
     execution_id: str
     flow_id: str
@@ -215,6 +245,27 @@ class Execution:
     started_at: TimeMs = 0
     updated_at: TimeMs = 0
     completed_at: TimeMs | None = None
+    timeout_ms: int | None = None
+    subflows: Mapping[str, int] = field(default_factory=dict)
+    pause: Pause | None = None
+
+    @property
+    def timer_at(self) -> TimeMs | None:
+        """When the first of its waits ends by itself."""
+        times = [f.timer_at for f in self.frames if f.timer_at is not None and f.happened is None]
+        return min(times) if times else None
+
+    @property
+    def awaits(self) -> str | None:
+        """The name of the event that its innermost frame waits for."""
+        return self.frames[-1].awaits if self.frames else None
+
+    @property
+    def overdue_at(self) -> TimeMs | None:
+        """When it has used up its running time, if it goes on running until then."""
+        if self.timeout_ms is None or self.status != "running":
+            return None
+        return self.updated_at + max(0, self.timeout_ms - self.running_ms)
 
 
 @record(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from tests.support.records import (
     conversation,
     entry,
     execution,
-    full_conversation,
+    first_conversation,
     leased,
     next_commit,
 )
@@ -493,7 +493,7 @@ async def test_a_file_of_version_1_is_read(tmp_path: Path, clock: Clock) -> None
     try:
         record = await store.load(TENANT, ID)
         assert record is not None
-        stored = full_conversation()
+        stored = first_conversation()
         assert (record.slots, record.execution, record.turn) == (stored.slots, stored.execution, stored.turn)
         assert (record.inbox, record.recent, record.lease) == (stored.inbox, stored.recent, None)
         found = await store.find_key(TENANT, ID, "k9")

@@ -16,6 +16,7 @@ from storage.models import (
     InboxEntry,
     Lease,
     OpenTurn,
+    Pause,
     Pending,
     Question,
     RecentKey,
@@ -152,6 +153,16 @@ def full_conversation() -> Conversation:
     )
 
 
+def first_conversation() -> Conversation:
+    """Return the full conversation as the first release wrote it: what came later has its default."""
+    full = full_conversation()
+    assert full.execution is not None
+    first, *others = full.execution.frames
+    frames = (replace(first, timer_at=None, awaits=None, happened=None), *others)
+    execution = replace(full.execution, frames=frames, timeout_ms=None, subflows={}, pause=None)
+    return replace(full, execution=execution)
+
+
 def _full_execution() -> Execution:
     pending = Pending(
         pending_id="p1",
@@ -196,7 +207,12 @@ def _full_execution() -> Execution:
         current_step_id="find",
         completed_steps=("who",),
         frames=(
-            Frame(0, None, "book", 3, "find", {"offers": []}, {"find": 2}, {"who": 1}),
+            Frame(
+                *(0, None, "book", 3, "find", {"offers": []}, {"find": 2}, {"who": 1}),
+                timer_at=NOW + 5,
+                awaits="paid",
+                happened={"cause": "signal", "payload": {"a": 1}},
+            ),
             Frame(1, 0, "sub", 1, None),
         ),
         attempts=(attempt,),
@@ -209,4 +225,7 @@ def _full_execution() -> Execution:
         started_at=NOW,
         updated_at=NOW + 1,
         completed_at=NOW + 2,
+        timeout_ms=120_000,
+        subflows={"sub": 1},
+        pause=Pause("retry", NOW, "operator", "a look", NOW + 60_000, wanted=True),
     )

@@ -121,3 +121,15 @@ def test_records_are_of_the_declared_types() -> None:
     for value in (record.inbox, record.recent, record.execution.frames, record.execution.pending):
         assert isinstance(value, tuple)
     assert isinstance(record.execution.pending[0].questions[0].options, tuple)
+
+
+def test_a_record_from_before_waits_and_pauses_is_read() -> None:
+    """What was stored when frames had eight columns and executions neither time-out nor pause."""
+    document = orjson.loads(encode_record(full_conversation()))
+    for name in ("timeout_ms", "subflows", "pause"):
+        del document["execution"][name]
+    document["execution"]["frames"] = [row[:8] for row in document["execution"]["frames"]]
+    execution = record_from_json(document).execution
+    assert execution is not None
+    assert (execution.timeout_ms, execution.subflows, execution.pause) == (None, {}, None)
+    assert (execution.frames[0].timer_at, execution.timer_at, execution.awaits) == (None, None, None)
