@@ -261,7 +261,7 @@ def _attempt_from_json(d: Mapping[str, Json]) -> Attempt:
 
 
 def _pending_to_json(p: Pending) -> dict[str, Json]:
-    return {
+    document: dict[str, Json] = {
         "pending_id": p.pending_id,
         "kind": p.kind,
         "step_id": p.step_id,
@@ -276,6 +276,14 @@ def _pending_to_json(p: Pending) -> dict[str, Json]:
         "created_at": p.created_at,
         "decided": p.decided,
     }
+    # Forms ask in every turn: what their questions do not have stays out of the record.
+    if p.frame:
+        document["frame"] = p.frame
+    if p.answers:
+        document["answers"] = p.answers
+    if p.binding is not None:
+        document["binding"] = p.binding
+    return document
 
 
 def _pending_from_json(d: Mapping[str, Json]) -> Pending:
@@ -296,6 +304,9 @@ def _pending_from_json(d: Mapping[str, Json]) -> Pending:
         deadline=d["deadline"],
         created_at=d["created_at"],
         decided=d["decided"],
+        frame=d.get("frame", 0),
+        answers=d.get("answers") or {},
+        binding=d.get("binding"),
     )
 
 

@@ -130,7 +130,13 @@ class Question:
 
 @record(frozen=True, slots=True)
 class Pending:
-    """An open (or decided) request of an execution to a person."""
+    """An open (or closed) request of an execution to a person.
+
+    ``frame`` is the number of the frame whose step asks; ``answers`` are those given so far, by question.
+    ``decided`` closes it: ``{by, at, accepted, comment, edits, answers, digest}``, ``by`` null where nobody
+    answered in time or the flow went on without. ``binding`` is the digest of the approved effect, until
+    that effect is asked for.
+    """
 
     pending_id: str
     kind: Literal["input", "clarification", "acceptance"]
@@ -145,6 +151,9 @@ class Pending:
     deadline: TimeMs | None = None
     created_at: TimeMs = 0
     decided: Mapping[str, Json] | None = None
+    frame: int = 0
+    answers: Mapping[str, Json] = field(default_factory=dict)
+    binding: str | None = None
 
 
 @record(frozen=True, slots=True)

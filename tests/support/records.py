@@ -178,6 +178,9 @@ def _full_execution() -> Execution:
         deadline=NOW + 9,
         created_at=NOW,
         decided={"by": "u"},
+        frame=1,
+        answers={"q": "am"},
+        binding="e" * 64,
     )
     attempt = Attempt(
         frame=0,

@@ -48,6 +48,7 @@ RULES: Final[Mapping[str, tuple[Severity, str]]] = {
     "save-path": ("error", "A place to save to that is neither variables.name nor slots.name."),
     "unknown-action": ("error", "An action that is in none of the loaded modules."),
     "missing-effect": ("error", "An action that does not say what it does to the world."),
+    "while-waiting": ("error", '"while_waiting" at a step that does not wait, or waits for a message.'),
     "on-unknown-not-write": ("error", '"on_unknown" beside another effect than write.'),
     "empty-intent": ("error", "An intent that nothing can match."),
     "duplicate-flow": ("error", "Two flows of a folder with the same id."),
@@ -72,6 +73,9 @@ def lint(flow: Flow, steps: Sequence[tuple[Step, Node]], findings: Findings) -> 
                 f'"{step.common.step_id}" must say what it does: effect: read, idempotent or write',
                 step.keyword,
             )
+        if step.common.while_waiting is not None and (not _waits(step) or step.keyword == "collect"):
+            message = f'"{step.common.step_id}" waits for nothing but a message, if at all'
+            node.problem("while-waiting", message, "while_waiting")
         if step.keyword == "branch":
             _check_cases(node)
         if step.keyword == "branch" and not _leaves_for_good(step):

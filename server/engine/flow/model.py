@@ -114,6 +114,7 @@ class StepCommon:
     on_error: str | None = None
     effect: Effect | None = None
     expose: bool = False
+    while_waiting: Template | None = None
     line: int = 0
 
 

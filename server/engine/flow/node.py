@@ -32,8 +32,10 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 FLOW_ID: Final = re.compile(r"[a-z0-9_-]{1,64}")
 ACTION_NAME: Final = re.compile(r"[A-Za-z_]\w{0,99}\.[A-Za-z_]\w{0,99}", re.ASCII)
 UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-COMMON_FIELDS: Final = ("id", "if", "goto", "timeout", "retry", "on_error", "save", "effect", "expose")
-_LATER_FIELDS: Final = ("after", "while_waiting")
+COMMON_FIELDS: Final = (
+    "id", "if", "goto", "timeout", "retry", "on_error", "save", "effect", "expose", "while_waiting",
+)  # fmt: skip
+_LATER_FIELDS: Final = ("after",)
 _DURATION: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 
 
@@ -486,6 +488,7 @@ class Node:
             on_error=self.target("on_error"),
             effect=self._effect(),
             expose=expose,
+            while_waiting=self.template("while_waiting") if self.has("while_waiting") else None,
             line=self.line,
         )
 

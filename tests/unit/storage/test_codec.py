@@ -133,3 +133,13 @@ def test_a_record_from_before_waits_and_pauses_is_read() -> None:
     assert execution is not None
     assert (execution.timeout_ms, execution.subflows, execution.pause) == (None, {}, None)
     assert (execution.frames[0].timer_at, execution.timer_at, execution.awaits) == (None, None, None)
+
+
+def test_a_request_from_before_it_named_its_frame_is_read() -> None:
+    document = orjson.loads(encode_record(full_conversation()))
+    for name in ("frame", "answers", "binding"):
+        del document["execution"]["pending"][0][name]
+    execution = record_from_json(document).execution
+    assert execution is not None
+    pending = execution.pending[0]
+    assert (pending.frame, pending.answers, pending.binding) == (0, {}, None)
