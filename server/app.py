@@ -28,6 +28,7 @@ from server.engine.clock import StoreClock
 from server.engine.flow.loader import FolderReport
 from server.engine.flow.model import FlowInvalid
 from server.engine.runner import Engine, EngineOptions
+from server.engine.schedule import HOUR_MS
 from server.engine.sweeper import Sweeper
 from server.gateway.drain import Drain
 from server.gateway.http import BoundedHttp
@@ -87,7 +88,9 @@ class Application:
             publish=self.hub.publish,
             tell_owner=self.hub.tell_owner,
             observe_commit=self.metrics.store_seconds.observe,
-            options=EngineOptions(instance_id=settings.instance_id or ""),
+            options=EngineOptions(
+                instance_id=settings.instance_id or "", session_ms=round(settings.session_hours * HOUR_MS)
+            ),
             sole_writer=store.embedded,
         )
         self.sweeper = Sweeper(store, clock, self.engine, settings.sweep_seconds)

@@ -264,10 +264,11 @@ class Settings(BaseModel):
     ] = "json"
     session_hours: Annotated[
         float,
-        Field(gt=0, le=24 * 365),
+        Field(ge=0, le=24 * 365),
         _about(
-            "Idle hours after which an open execution will expire; no effect in this version.",
-            "a number of hours above 0",
+            "Hours without a message after which an execution that waits for its user expires, at the next "
+            "full hour; 0: never.",
+            "a number of hours, 0 to 8760",
         ),
     ] = 48
     message_max_chars: Annotated[

@@ -15,7 +15,7 @@ import orjson
 
 from server.engine.flow.model import Flow
 from server.engine.inputs import Flows
-from server.engine.schedule import Claimant, earliest
+from server.engine.schedule import Claimant, earliest, session_end
 from server.engine.views import iso, pending_view
 from storage.models import (
     EVENT_MAX_BYTES,
@@ -127,6 +127,7 @@ class Draft:
         flows: the tenant's flows.
         claimant: who takes the lease if an effect follows.
         ring_size: how many idempotency keys are kept.
+        session_ms: how long an idle session lasts; 0: for ever.
     """
 
     def __init__(
@@ -137,8 +138,10 @@ class Draft:
         flows: Flows,
         claimant: Claimant,
         ring_size: int = RING_SIZE,
+        session_ms: int = 0,
     ) -> None:
         self.claimant = claimant
+        self.session_ms = session_ms
         self.ring_size = ring_size
         self.before = record
         self.now = now
@@ -495,12 +498,12 @@ class Draft:
         self.flush_changes()
         before = self.before
         execution = self.execution
-        running = execution is not None and self.status == "running"
+        status = self.status if execution is not None else "idle"
         claims = bool(self.effects) or self.unfinished
         lease = None
         if claims:
             lease = Lease(self.claimant.owner, self.now + self.claimant.lease_ms)
-        elif running and before.lease and any(attempt.retry_at is None for attempt in self.attempts):
+        elif status == "running" and before.lease and any(a.retry_at is None for a in self.attempts):
             lease = Lease(before.lease.owner, max(before.lease.until, self.now + self.claimant.lease_ms))
         if execution is not None:
             execution = self._freeze_execution(execution)
@@ -525,7 +528,7 @@ class Draft:
             fence=before.fence + (claims or self.preempts),
             lease=lease,
             commit_id=self.seed,
-            status=execution.status if execution else "idle",
+            status=status,
             project_id=before.project_id,
             channel=self.channel,
             locale=before.locale,
@@ -538,7 +541,15 @@ class Draft:
             recent=self.recent,
             ring_full=self.ring_full,
             reset_offset=self.reset_offset,
-            wake_at=earliest(self.now, lease, running, self.attempts, self.pending, self.inbox),
+            wake_at=earliest(
+                self.now,
+                lease,
+                status,
+                self.attempts,
+                self.pending,
+                self.inbox,
+                session_end(status, self.pending, self.last_activity, self.session_ms),
+            ),
             expires_at=self.expires_at,
             deleted_at=self.deleted_at,
             created_at=before.created_at,

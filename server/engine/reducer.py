@@ -57,6 +57,7 @@ def reduce(
     claimant: Claimant,
     conversation: tuple[str, str] = ("", ""),
     ring_size: int = RING_SIZE,
+    session_ms: int = 0,
 ) -> Reduction | None:
     """Fold one input.
 
@@ -69,6 +70,7 @@ def reduce(
         claimant: who takes the lease if an effect follows.
         conversation: (tenant, conversation id), for a command that creates it.
         ring_size: how many idempotency keys the record keeps.
+        session_ms: how long an execution waits for its user before it expires; 0: for ever.
 
     Returns:
         The reduction; None where nothing is to be done (a result whose attempt is no longer open).
@@ -79,13 +81,15 @@ def reduce(
     match event:
         case CommandInput(command, principal):
             record = record or _new_conversation(command, principal, conversation, now, seed)
-            draft = Draft(record, now, seed, flows, claimant, ring_size)
+            draft = Draft(record, now, seed, flows, claimant, ring_size, session_ms)
             return _accept(draft, command, principal)
         case NextInbox():
-            return _next_inbox(record, lambda waiting: Draft(waiting, now, seed, flows, claimant, ring_size))
+            return _next_inbox(
+                record, lambda waiting: Draft(waiting, now, seed, flows, claimant, ring_size, session_ms)
+            )
     if record is None or record.deleted_at is not None:
         return None
-    draft = Draft(record, now, seed, flows, claimant, ring_size)
+    draft = Draft(record, now, seed, flows, claimant, ring_size, session_ms)
     match event:
         case EffectDone() | EffectFailed():
             return effect_result(draft, event)

@@ -70,6 +70,7 @@ class EngineOptions:
         cache_bytes: what cached records may take.
         sweep_seconds: how often the store is asked for what is due.
         ring_size: idempotency keys kept in a record.
+        session_ms: how long an execution waits for its user before it expires; 0: for ever.
     """
 
     instance_id: str = ""
@@ -78,6 +79,7 @@ class EngineOptions:
     cache_bytes: int = 64 * 1024 * 1024
     sweep_seconds: float = 1.0
     ring_size: int = RING_SIZE
+    session_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -472,7 +474,7 @@ class Engine:
         if await self._store.find_key(*key, entry.key) is None:
             return False
         after = replace(record, inbox=tuple(rest))
-        await self._rewrite(key, replace(after, wake_at=wake_at(after, self._clock.now())))
+        await self._rewrite(key, replace(after, wake_at=self._due_at(after)))
         return True
 
     # --- deletion ---------------------------------------------------------------------------------
@@ -513,6 +515,7 @@ class Engine:
             claimant=self._claimant,
             conversation=key,
             ring_size=self._options.ring_size,
+            session_ms=self._options.session_ms,
         )
 
     async def _load_flows(self, record: Conversation) -> None:
@@ -844,9 +847,12 @@ class Engine:
         record, _ = await self._record(key, fresh=True)
         if record is None or record.wake_at is None or record.wake_at > self._clock.now() or record.inbox:
             return
-        right = wake_at(record, self._clock.now())
+        right = self._due_at(record)
         if right != record.wake_at and (right is None or right > self._clock.now()):
             await self._rewrite(key, replace(record, wake_at=right))
+
+    def _due_at(self, record: Conversation) -> int | None:
+        return wake_at(record, self._clock.now(), self._options.session_ms)
 
     async def _sweep_tombstone(self, key: Key, record: Conversation) -> None:
         """Remove the events once more: a writer that was late may have left some."""

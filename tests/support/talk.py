@@ -32,6 +32,7 @@ class Talk:
         ring_size: int = 64,
         instance_id: str = "i1",
         sole_writer: bool = True,
+        session_ms: int = 0,
     ) -> None:
         self.clock = clock or VirtualClock()
         self._owns_store = store is None
@@ -47,7 +48,7 @@ class Talk:
             actions=Actions(actions or {}),
             publish=self.published.append,
             sole_writer=sole_writer,
-            options=EngineOptions(instance_id=instance_id, ring_size=ring_size),
+            options=EngineOptions(instance_id=instance_id, ring_size=ring_size, session_ms=session_ms),
         )
         self.sweeper = Sweeper(self.store, self.clock, self.engine)
         self._keys = 0

@@ -1,10 +1,11 @@
-"""What is due: a fold that was split, a retry, an attempt whose owner died."""
+"""What is due: a fold that was split, a retry, an attempt whose owner died, a session nobody came back to."""
 
 from dataclasses import replace
 from typing import cast
 
 from server.engine.draft import Draft, StepFailure
 from server.engine.folding.ending import interrupt, wants_interrupt
+from server.engine.folding.expiry import expire_session
 from server.engine.folding.turns import because, reduction
 from server.engine.folding.walk import current_step, go_on, walk
 from server.engine.inputs import Reduction, Wake
@@ -13,8 +14,10 @@ from server.engine.steps.base import Effect, EffectStep, Fail
 
 def wake(draft: Draft, wake: Wake) -> Reduction | None:
     """Go on with what is due: a fold that was split, a retry, or an attempt whose owner died."""
-    if draft.status != "running" or draft.execution is None:
+    if draft.execution is None:
         return None
+    if draft.status != "running":
+        return expire_session(draft)
     lease = draft.before.lease
     mine = lease is not None and lease.owner == draft.claimant.owner
     if lease is not None and lease.until > draft.now and (wake.reason == "due" or not mine):
