@@ -293,6 +293,12 @@ class ScriptedServer:
         first = self.apply({**frame, "idempotency_key": key or f"other-device-{number}"})
         await self.publish(name, first)
 
+    async def ask_for(self, name: str, kind: str, **request: Any) -> None:
+        """Open a request to a person."""
+        chat = self.chats[name]
+        append(chat, f"{kind}.requested", None, {"kind": kind, "step_id": "gate", **request})
+        await self.publish(name, chat.offset)
+
     async def ping(self) -> None:
         """Ping everybody."""
         for connection in self.live:

@@ -128,6 +128,37 @@ async def test_every_command_travels_as_its_frame(server: ScriptedServer, client
     )
 
 
+async def test_open_requests_are_known_without_asking(server: ScriptedServer, client: Connect) -> None:
+    async with client() as parley, parley.conversation(CHAT) as chat:
+        await chat.ask("hi")
+        assert chat.pending() == ()
+        await server.ask_for(CHAT, "acceptance", pending_id="p1", digest="d1")
+        await server.ask_for(CHAT, "clarification", pending_id="p2")
+        await until(lambda: len(chat.pending()) == 2)
+        assert [pending.pending_id for pending in chat.pending("acceptance")] == ["p1"]
+        assert [pending.pending_id for pending in chat.pending("clarification")] == ["p2"]
+        (shown,) = chat.pending("acceptance")
+        await chat.accept(shown)
+        await chat.answer(chat.pending("clarification")[0], part="morning")
+    (accept,), (answer,) = server.frames("acceptance"), server.frames("clarification")
+    assert (accept["pending_id"], accept["digest"]) == ("p1", "d1")
+    assert (answer["pending_id"], answer["answers"]) == ("p2", {"part": "morning"})
+
+
+async def test_a_decision_that_came_late_says_who_was_faster(server: ScriptedServer, client: Connect) -> None:
+    decided = {"by": "ada", "accepted": False, "comment": "too dear"}
+
+    async def refuse(connection: Connection, frame: Frame) -> bool:
+        await connection.send(error(frame["id"], "pending_resolved", details={"decided": decided}))
+        return True
+
+    server.on("acceptance", refuse)
+    async with client() as parley:
+        with pytest.raises(parley_client.PendingResolved) as late:
+            await parley.conversation(CHAT).accept("p1")
+    assert late.value.decided == decided
+
+
 async def test_a_failed_turn_is_an_exception_for_ask_and_an_event_for_send(
     server: ScriptedServer, client: Connect
 ) -> None:

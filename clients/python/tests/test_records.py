@@ -122,3 +122,97 @@ def test_errors_of_any_shape_are_errors() -> None:
 @given(st.integers(0, 2000), st.floats(0, 1, exclude_max=True))
 def test_a_pause_is_below_its_bound(attempt: int, part: float) -> None:
     assert 0 <= full_jitter(attempt, lambda: part) <= min(20.0, 0.5 * 2 ** min(attempt, 40))
+
+
+# --- open requests ---------------------------------------------------------------------------------
+
+
+def request(pending_id: str, kind: str = "acceptance", **more: Any) -> dict[str, Any]:
+    return {"pending_id": pending_id, "kind": kind, "step_id": "gate", **more}
+
+
+def folded(*happened: tuple[str, dict[str, Any]], mirror: Mirror | None = None) -> Mirror:
+    mirror = mirror or Mirror("c1")
+    mirror.apply("e1", len(happened), [{"type": kind, "data": data} for kind, data in happened])
+    return mirror
+
+
+def open_ids(mirror: Mirror) -> list[str]:
+    return [pending.pending_id for pending in mirror.pending]
+
+
+def test_requests_open_and_close_with_their_events() -> None:
+    mirror = folded(
+        ("clarification.requested", request("p1", "clarification")),
+        ("acceptance.requested", request("p2")),
+        ("acceptance.requested", request("p3")),
+    )
+    assert open_ids(mirror) == ["p1", "p2", "p3"]
+    folded(("pending.resolved", request("p1")), ("pending.expired", request("p3")), mirror=mirror)
+    assert open_ids(mirror) == ["p2"]
+
+
+def test_a_request_that_changes_stays_one() -> None:
+    votes = [{"by": "ada", "accepted": True}]
+    mirror = folded(
+        ("acceptance.requested", request("p1")), ("acceptance.requested", request("p1", votes=votes))
+    )
+    (pending,) = mirror.pending
+    assert pending.votes == tuple(votes)
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "expired"])
+def test_no_request_outlives_its_execution(status: str) -> None:
+    mirror = folded(
+        ("acceptance.requested", request("p1")), (f"execution.{status}", {"status": status, "flow_id": "f"})
+    )
+    assert mirror.pending == ()
+
+
+def test_a_question_that_a_message_answered_is_not_open_any_more() -> None:
+    asked = {"status": "waiting_input", "flow_id": "f", "pending": [request("i1", "input")]}
+    mirror = folded(("acceptance.requested", request("p1")), ("execution.waiting", asked))
+    assert open_ids(mirror) == ["p1", "i1"]
+    folded(("execution.waiting", {**asked, "pending": [request("i2", "input")]}), mirror=mirror)
+    assert open_ids(mirror) == ["p1", "i2"]
+
+
+# --- errors that say what to do --------------------------------------------------------------------
+
+
+def test_who_was_faster_is_told() -> None:
+    decided = {"by": "ada", "accepted": True, "comment": "fine"}
+    error = errors.error_from_wire(
+        {"code": "pending_resolved", "message": "m", "details": {"decided": decided}}
+    )
+    assert isinstance(error, errors.PendingResolved)
+    assert error.decided == decided
+
+
+def test_missing_answers_are_named() -> None:
+    error = errors.error_from_wire(
+        {"code": "missing_answers", "message": "m", "details": {"missing": ["part", "day"]}}
+    )
+    assert isinstance(error, errors.MissingAnswers)
+    assert error.missing == ("part", "day")
+
+
+@pytest.mark.parametrize(
+    "details", [None, {}, {"decided": None, "missing": None}, {"decided": 1, "missing": 1}]
+)
+def test_errors_without_their_details_have_empty_ones(details: Any) -> None:
+    resolved = errors.error_from_wire({"code": "pending_resolved", "details": details})
+    expired = errors.error_from_wire({"code": "pending_expired", "details": details})
+    missing = errors.error_from_wire({"code": "missing_answers", "details": details})
+    assert isinstance(resolved, errors.PendingResolved)
+    assert isinstance(expired, errors.PendingExpired)
+    assert isinstance(missing, errors.MissingAnswers)
+    assert (dict(resolved.decided), dict(expired.decided), missing.missing) == ({}, {}, ())
+
+
+def test_the_text_of_an_error_says_what_would_be_right() -> None:
+    error = errors.error_from_wire(
+        {"code": "wrong_state", "message": "Nothing runs.", "suggestion": "Start it."}
+    )
+    assert str(error) == "wrong_state: Nothing runs. Start it."
+    assert str(error.fresh()) == str(error)

@@ -17,7 +17,7 @@ from ._mirror import Mirror
 from ._stream import Stream
 from .errors import BadRequest, ConnectionClosed, ParleyError, Refused, Timeout, TurnFailed, error_from_wire
 from .events import AnyEvent, MessageDelta, SnapshotReplaced, SubscriptionEnded, TypingNotice, parse_event
-from .records import HistoryPage, Message, Snapshot, State, Turn, items, mapping
+from .records import HistoryPage, Message, Pending, Snapshot, State, Turn, items, mapping
 
 Json = Any
 
@@ -195,7 +195,7 @@ class AsyncConversation:
 
     async def accept(
         self,
-        pending_id: str,
+        pending: str | Pending,
         *,
         comment: str | None = None,
         edits: Mapping[str, Json] | None = None,
@@ -203,59 +203,69 @@ class AsyncConversation:
         idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> Turn:
-        """Accept a pending acceptance request and wait for what follows; raises as ``ask``.
+        """Accept an acceptance request and wait for what follows.
 
         Args:
-            pending_id: which one.
+            pending: which one; by its id, or as the record that was shown, whose ``digest`` goes along: then
+                only what was shown is accepted.
             comment: for the record.
             edits: changed slots, by name; only those that the request calls editable.
-            digest: the request's ``digest``, to accept exactly what was shown.
+            digest: the request's ``digest``, where only its id is given.
             idempotency_key: see ``send``.
             timeout: seconds.
+
+        Raises:
+            PendingResolved: somebody was faster; ``decided`` says who, and what.
+            PendingExpired: its deadline is over.
+            PermissionDenied: it is for others to decide.
+            WrongState: what would run is not what was shown; look again.
+            BadRequest: an edit that is not allowed or not valid; ``field`` names it.
+            ParleyError: as ``ask``.
         """
-        frame = self._decision(pending_id, True, comment, edits, digest)
+        frame = self._decision(pending, True, comment, edits, digest)
         return await self._run(frame, idempotency_key, timeout)
 
     async def reject(
         self,
-        pending_id: str,
+        pending: str | Pending,
         *,
         comment: str | None = None,
         digest: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> Turn:
-        """Reject a pending acceptance request and wait for what follows; arguments as ``accept``."""
-        frame = self._decision(pending_id, False, comment, None, digest)
+        """Reject an acceptance request and wait for what follows; arguments and errors as ``accept``."""
+        frame = self._decision(pending, False, comment, None, digest)
         return await self._run(frame, idempotency_key, timeout)
 
     async def answer(
-        self, pending_id: str, answers: Mapping[str, Json] | None = None, /, **by_id: Json
+        self, pending: str | Pending, answers: Mapping[str, Json] | None = None, /, **by_id: Json
     ) -> Turn:
         """Answer a clarification: ``await chat.answer(pending_id, part="morning")``.
 
         Args:
-            pending_id: which one.
+            pending: which one, by its id or as the record.
             answers: by question id, for ids that are no Python names.
             **by_id: the same as keywords.
 
         Raises:
-            MissingAnswers: a required question was left out.
+            MissingAnswers: ``missing`` names the questions; the request stays open.
+            PendingResolved: somebody was faster; ``decided`` says who, and what.
+            PendingExpired: its deadline is over.
             ParleyError: as ``ask``.
         """
-        return await self.answer_with(pending_id, {**(answers or {}), **by_id})
+        return await self.answer_with(pending, {**(answers or {}), **by_id})
 
     async def answer_with(
         self,
-        pending_id: str,
+        pending: str | Pending,
         answers: Mapping[str, Json],
         *,
         idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> Turn:
         """Answer a clarification with a key and a timeout of one's own; see ``answer``."""
-        frame: dict[str, Json] = {"type": "clarification", "pending_id": pending_id, "answers": dict(answers)}
-        _wire.check_json(frame["answers"], "answers", 2)
+        frame = {"type": "clarification", **answers_body(pending, answers)}
         return await self._run(frame, idempotency_key, timeout)
 
     async def reset(
@@ -349,6 +359,16 @@ class AsyncConversation:
         """The newest messages that this client knows, oldest first (at most 1,000)."""
         return self._mirror.messages
 
+    def pending(self, kind: Literal["acceptance", "clarification"] | None = None) -> tuple[Pending, ...]:
+        """Return the open requests that ``accept``, ``reject`` or ``answer`` decide, oldest first.
+
+        They are what this client knows without asking, kept current by the events; nothing is known before
+        the conversation is watched (``async with chat``, ``ready``). What a plain message answers is not
+        among them: that is in ``snapshot.pending`` too, as kind ``input``.
+        """
+        kinds = ("acceptance", "clarification") if kind is None else (kind,)
+        return tuple(request for request in self._mirror.pending if request.kind in kinds)
+
     @property
     def snapshot(self) -> Snapshot:
         """All that this client knows of the conversation, without asking the server."""
@@ -410,18 +430,13 @@ class AsyncConversation:
 
     def _decision(
         self,
-        pending_id: str,
+        pending: str | Pending,
         accepted: bool,
         comment: str | None,
         edits: Mapping[str, Json] | None,
         digest: str | None,
     ) -> dict[str, Json]:
-        frame: dict[str, Json] = {"type": "acceptance", "pending_id": pending_id, "accepted": accepted}
-        frame.update(comment=comment, digest=digest)
-        if edits:
-            frame["edits"] = dict(edits)
-            _wire.check_json(frame["edits"], "edits", 2)
-        return frame
+        return {"type": "acceptance", **decision_body(pending, accepted, comment, edits, digest)}
 
     async def _run(self, frame: dict[str, Json], key: str | None, timeout: float | None) -> Turn:
         call = Call(key or self._connection.new_id(), None)
@@ -645,6 +660,35 @@ class AsyncConversation:
             if call.stream is not None and not call.saw_end:
                 call.stream.push(parse_event(self.conversation_id, _as_event(settled, call.execution_id)))
             call.finish(turn, error)
+
+
+def decision_body(
+    pending: str | Pending,
+    accepted: bool,
+    comment: str | None,
+    edits: Mapping[str, Json] | None,
+    digest: str | None,
+) -> dict[str, Json]:
+    """Return the fields of a decision about an acceptance request, on the wire and over REST."""
+    if isinstance(pending, Pending):
+        digest = digest or pending.digest
+    body: dict[str, Json] = {"pending_id": _id_of(pending), "accepted": accepted}
+    body |= {"comment": comment, "digest": digest}
+    if edits:
+        body["edits"] = dict(edits)
+        _wire.check_json(body["edits"], "edits", 2)
+    return body
+
+
+def answers_body(pending: str | Pending, answers: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the fields of answers to a clarification, on the wire and over REST."""
+    body: dict[str, Json] = {"pending_id": _id_of(pending), "answers": dict(answers)}
+    _wire.check_json(body["answers"], "answers", 2)
+    return body
+
+
+def _id_of(pending: str | Pending) -> str:
+    return pending.pending_id if isinstance(pending, Pending) else pending
 
 
 def _normal(error: ParleyError) -> bool:

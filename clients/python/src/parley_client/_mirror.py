@@ -37,9 +37,13 @@ class Mirror:
             self._typed = tuple(Message.from_wire(raw) for raw in self._messages.values())
         return self._typed
 
+    @property
+    def pending(self) -> tuple[Pending, ...]:
+        """The open requests to a person, oldest first."""
+        return tuple(Pending.from_wire(raw) for raw in self._pending.values())
+
     def snapshot(self, partials: Mapping[str, str]) -> Snapshot:
         """Return all that is known, as typed records."""
-        pending = tuple(Pending.from_wire(raw) for raw in self._pending.values())
         state = None
         if self._state is not None:
             record = {**self._state, "epoch": self._epoch, "offset": self._offset}
@@ -51,7 +55,7 @@ class Mirror:
             state=state,
             messages=self.messages,
             before=self._before,
-            pending=pending,
+            pending=self.pending,
             partials=dict(partials),
         )
 
@@ -108,6 +112,11 @@ class Mirror:
         if status in _ENDED:
             state["current_state"] = "idle"
             self._pending.clear()
+            return
+        # a question that a message answers ends without an event; what the flow waits for now is told
+        self._pending = {name: raw for name, raw in self._pending.items() if raw.get("kind") != "input"}
+        for raw in items(data.get("pending")):
+            self._pending[str(raw.get("pending_id"))] = raw
 
     def _reset(self, state: dict[str, Json]) -> None:
         state.update(slots={}, variables={}, status="idle", current_state="idle", completed_steps=[])

@@ -109,7 +109,7 @@ class ParleyError(Exception):
         docs: str | None = None,
     ) -> None:
         self.code = self.default_code if code is None else code
-        super().__init__(f"{self.code}: {message}")
+        super().__init__(f"{self.code}: {message}" + (f" {suggestion}" if suggestion else ""))
         self.message = message
         self.temporary = self.default_temporary if temporary is None else temporary
         self.retry_after_ms = retry_after_ms
@@ -242,15 +242,25 @@ class WrongState(Conflict):
 
 
 class PendingResolved(Conflict):
-    """Somebody has answered this pending request; ``details`` say who and what."""
+    """Somebody has decided this pending request; ``decided`` says who and what."""
 
     default_code = "pending_resolved"
 
+    @property
+    def decided(self) -> Mapping[str, Any]:
+        """``{by, at, accepted, comment, edits, answers}``, as far as this viewer may know it; else empty."""
+        return _object(self.details, "decided")
+
 
 class PendingExpired(Conflict):
-    """The deadline of this pending request is over."""
+    """The deadline of this pending request is over; the flow goes on as its ``on_timeout`` says."""
 
     default_code = "pending_expired"
+
+    @property
+    def decided(self) -> Mapping[str, Any]:
+        """What was decided for everybody when the time was up; empty where nothing was."""
+        return _object(self.details, "decided")
 
 
 class ConversationBusy(Conflict):
@@ -279,9 +289,15 @@ class FlowInvalid(Unprocessable):
 
 
 class MissingAnswers(Unprocessable):
-    """A clarification needs more answers; ``details`` name the questions."""
+    """A clarification needs more answers; it stays open, so answer again with those that are ``missing``."""
 
     default_code = "missing_answers"
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The ids of the questions that lack an answer, or lack one that fits."""
+        found = (self.details or {}).get("missing")
+        return tuple(str(name) for name in found) if isinstance(found, list) else ()
 
 
 class TryLater(Refused):
@@ -437,6 +453,11 @@ class EventsOverflow(ParleyError):  # noqa: N818
 
     default_code = "events_overflow"
     default_temporary = True
+
+
+def _object(details: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    found = (details or {}).get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def error_from_wire(error: Mapping[str, Any]) -> Refused:
