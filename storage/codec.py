@@ -53,12 +53,9 @@ def _plain(value: Any) -> Any:
 # -- records ---------------------------------------------------------------------------------------
 
 
-def encode_record(record: Conversation, recent: orjson.Fragment | None = None) -> bytes:
-    """Return the record's document. Raises TypeError where a value in it is not JSON.
-
-    ``recent`` is its ring where that is encoded already (``ring.RingEncoder``).
-    """
-    return encode_json(record_to_json(record, recent))
+def encode_record(record: Conversation) -> bytes:
+    """Return the record's document. Raises TypeError where a value in it is not JSON."""
+    return encode_json(record_to_json(record))
 
 
 def decode_record(document: bytes) -> Conversation:
@@ -66,7 +63,7 @@ def decode_record(document: bytes) -> Conversation:
     return record_from_json(orjson.loads(document))
 
 
-def record_to_json(record: Conversation, recent: Json = None) -> dict[str, Json]:
+def record_to_json(record: Conversation) -> dict[str, Json]:
     """Return the record's document as a JSON object (nested values are shared, not copied)."""
     lease, execution, turn = record.lease, record.execution, record.turn
     return {
@@ -90,7 +87,7 @@ def record_to_json(record: Conversation, recent: Json = None) -> dict[str, Json]
         "execution": None if execution is None else _execution_to_json(execution),
         "turn": None if turn is None else _turn_to_json(turn),
         "inbox": [inbox_entry_to_json(entry) for entry in record.inbox],
-        "recent": ring_to_json(record.recent) if recent is None else recent,
+        "recent": ring_to_json(record.recent),
         "ring_full": record.ring_full,
         "reset_offset": record.reset_offset,
         "wake_at": record.wake_at,

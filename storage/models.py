@@ -47,6 +47,9 @@ ENDED: Final = frozenset({"completed", "failed", "cancelled", "expired"})
 CommandState = Literal["completed", "failed", "running", "queued"]
 
 RING_SIZE: Final = 64
+SHORT_RING_SIZE: Final = 8
+"""What is enough where the store itself finds a key that was used: the ring is then only the quick answer
+to a command that is sent again, and most of an idle record, written anew with every turn."""
 INBOX_MAX_ENTRIES: Final = 32
 INBOX_MAX_BYTES: Final = 256 * 1024
 RECORD_MAX_BYTES: Final = 1024 * 1024

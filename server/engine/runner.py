@@ -41,6 +41,7 @@ from storage.models import (
     INBOX_MAX_BYTES,
     INBOX_MAX_ENTRIES,
     RING_SIZE,
+    SHORT_RING_SIZE,
     Attempt,
     CommandState,
     Conversation,
@@ -69,7 +70,7 @@ class EngineOptions:
         renew_ms: how often it is renewed.
         cache_bytes: what cached records may take.
         sweep_seconds: how often the store is asked for what is due.
-        ring_size: idempotency keys kept in a record.
+        ring_size: idempotency keys kept in a record; None: as many as the store needs.
         session_ms: how long an execution waits for its user before it expires; 0: for ever.
     """
 
@@ -78,7 +79,7 @@ class EngineOptions:
     renew_ms: int = 5_000
     cache_bytes: int = 64 * 1024 * 1024
     sweep_seconds: float = 1.0
-    ring_size: int = RING_SIZE
+    ring_size: int | None = None
     session_ms: int = 0
 
 
@@ -168,6 +169,9 @@ class Engine:
         self._options = options or EngineOptions()
         self._me = self._options.instance_id or os.urandom(8).hex()
         self._claimant = Claimant(self._me, self._options.lease_ms)
+        self._ring_size = self._options.ring_size or (
+            SHORT_RING_SIZE if store.detects_duplicates else RING_SIZE
+        )
         self._cache = RecordCache(self._options.cache_bytes)
         self._lanes: dict[Key, _Lane] = {}
         self._running: dict[Key, _Running] = {}
@@ -514,7 +518,7 @@ class Engine:
             flows=self._catalog,
             claimant=self._claimant,
             conversation=key,
-            ring_size=self._options.ring_size,
+            ring_size=self._ring_size,
             session_ms=self._options.session_ms,
         )
 

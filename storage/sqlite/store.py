@@ -8,7 +8,6 @@ from typing import Any, Final
 from storage.base import Commit, CommitOutcome, Due, KeyRecord, StoreUnavailable
 from storage.clock import SteadyClock
 from storage.models import Conversation, EventBatch, Flow, FlowVersion, InboxEntry, TimeMs
-from storage.ring import RingEncoder
 from storage.rules import check_commit
 from storage.sqlite import flows, queries, writes
 from storage.sqlite.connection import Database
@@ -49,7 +48,6 @@ class SqliteStore:
         self._open_writer: Writer | None = None
         self._open_readers: Readers | None = None
         self._known_executions: dict[tuple[str, str], str] = {}
-        self._rings = RingEncoder()
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -112,7 +110,7 @@ class SqliteStore:
         check_commit(commit)
         record = commit.record
         key = (record.tenant_id, record.conversation_id)
-        rows = writes.commit_rows(commit, self._known_executions.get(key), self._rings)
+        rows = writes.commit_rows(commit, self._known_executions.get(key))
         outcome: CommitOutcome = await self._writer.submit(rows)
         if rows.execution is not None and outcome is CommitOutcome.COMMITTED:
             self._remember_execution(key, rows.execution[1])

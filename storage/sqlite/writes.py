@@ -9,7 +9,6 @@ from typing import Any, Final
 from storage.base import Commit
 from storage.codec import encode_events, encode_record
 from storage.models import Conversation, InboxEntry, TimeMs
-from storage.ring import RingEncoder
 from storage.rules import digest, execution_of, stored_batch, with_command
 from storage.sqlite.queries import ended_text, load
 from storage.sqlite.writer import CommitRows
@@ -42,14 +41,14 @@ _EXPIRED: Final = """
 """
 
 
-def commit_rows(commit: Commit, known_execution: str | None, rings: RingEncoder) -> CommitRows:
+def commit_rows(commit: Commit, known_execution: str | None) -> CommitRows:
     """Return the rows of a commit. Raises TypeError where a value is not JSON.
 
     ``known_execution``: the execution that this conversation is known to be found by already.
     """
     record, expected, batch = commit.record, commit.expected, stored_batch(commit)
     tenant_id, conversation_id = record.tenant_id, record.conversation_id
-    doc = encode_record(record, rings.encode((tenant_id, conversation_id), record.recent))
+    doc = encode_record(record)
     size = len(doc)
     execution_id = execution_of(record)
     batch_row: tuple[Any, ...] | None = None

@@ -114,11 +114,14 @@ class Alike(RuleBasedStateMachine):
         key = change["key"]
         if key is not None and self._ask(lambda s: s.find_key(tenant_id, id_, key))[0] is not None:
             key = None
+        kinds = change["kinds"]
+        if stored.deleted_at is not None:  # what becomes of a tombstone is without events
+            key, kinds = None, ()
         self._serial += 1
         inbox = stored.inbox if change["inbox"] is None else change["inbox"]
         commit = next_commit(
             replace(stored, revision=max(stored.revision + change["stale"], 0)),
-            change["kinds"],
+            kinds,
             key=key,
             commit_id=f"c{self._serial}",
             fence=stored.fence + change["fence"],
