@@ -3,33 +3,23 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
-from server.cli.errors import FAILED, OK, UNREACHABLE, USAGE, CliError
+from server.cli.errors import UNREACHABLE, USAGE, CliError
 from server.cli.lines import Lines
 from server.cli.options import with_project
 from server.cli.project import DEV_TENANT, DEV_USER, Project
 from server.settings import Settings
 
 if TYPE_CHECKING:
-    from parley_client import AsyncConversation, AsyncParley, ConnectionEvent, ParleyError, TurnStream
-
-    from server.cli.screen import Screen
+    from parley_client import ConnectionEvent, ParleyError
 
 TOKEN_TTL_S: Final = 3600
-HELP: Final = """\
-/new       begin another conversation
-/reset     begin this one afresh
-/cancel    cancel what runs
-/state     show where the conversation stands
-/history   show the last messages
-/quit      leave (so does Ctrl-D)
-A number presses the button of that number. Everything else is said; `//x` says `/x`."""
 
 
 @click.command()
@@ -80,9 +70,10 @@ def chat(
 ) -> int:
     """Talk to a server from the terminal.
 
-    Beside `parley dev` it needs no option. It reconnects by itself and goes on where it was. With a pipe
-    as its input it says each line, waits for the reply, and prints that; then the exit code is 1 if
-    something was refused.
+    Beside `parley dev` it needs no option. It reconnects by itself and goes on where it was. Open questions
+    are asked one after the other, with the time that is left; /accept and /reject decide what waits for
+    a person; /help tells the rest. With a pipe as its input it takes each line, waits for the reply, and
+    prints that; then the exit code is 1 if something was refused.
     """
     project = Project.at(place)
     settings, signer = _credentials(project, token, user_id)
@@ -152,6 +143,7 @@ async def _chat(plan: _Plan) -> int:
     from parley_client import AsyncParley, ParleyError
 
     from server.cli.screen import Screen
+    from server.cli.talk import Talk
 
     lively = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty() and not plan.as_json
     screen = Screen(sys.stdout, sys.stderr, lively=lively, as_json=plan.as_json)
@@ -168,8 +160,17 @@ async def _chat(plan: _Plan) -> int:
         raise CliError(f"{error}.", USAGE) from None
     try:
         async with parley:
-            talk = _Talk(parley, plan, screen, lines)
-            return await (talk.live() if lively else talk.piped())
+            if lively:
+                screen.notice(f"Connected to {plan.url}. /help tells what you can do here.")
+            return await Talk(
+                parley,
+                screen,
+                lines,
+                lively=lively,
+                conversation_id=plan.conversation_id,
+                flow_id=plan.flow_id,
+                again=plan.command,
+            ).run()
     except ParleyError as error:
         raise CliError(_why_ended(plan, error), UNREACHABLE) from None
 
@@ -183,129 +184,3 @@ def _why_ended(plan: _Plan, error: "ParleyError") -> str:
     if isinstance(error, Unauthorized):
         return f"the server at {plan.url} does not take the token: {error.message}{hint}"
     return f"{error.message}{hint}"
-
-
-class _Talk:
-    """A sitting at the terminal."""
-
-    def __init__(self, parley: "AsyncParley", plan: _Plan, screen: "Screen", lines: Lines) -> None:
-        self._parley = parley
-        self._plan = plan
-        self._screen = screen
-        self._chat = parley.conversation(plan.conversation_id, flow_id=plan.flow_id)
-        self._lines = lines
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._showing: asyncio.Task[None] | None = None
-        self._failed = False
-
-    async def piped(self) -> int:
-        """Say line after line, each after the turn before it has ended."""
-        from parley_client import Refused, events
-
-        async with self._chat as chat:
-            async for line in self._lines:
-                if not line.strip():
-                    continue
-                try:
-                    async for event in self._say(chat, line):
-                        self._screen.show(event)
-                        self._failed |= isinstance(event, events.TurnFailed)
-                except Refused as error:
-                    self._lines.check()
-                    self._screen.error(error)
-                    self._failed = True
-        self._lines.check()
-        return FAILED if self._failed else OK
-
-    async def live(self) -> int:
-        """Show what happens while a person types."""
-        self._screen.notice(f"Connected to {self._plan.url}. /help tells what you can do here.")
-        await self._enter(self._chat)
-        try:
-            async for line in self._lines:
-                self._screen.entered()
-                if line.strip() == "/quit":
-                    break
-                if line.strip():
-                    await self._heed(line.strip())
-                else:
-                    self._screen.prompt()
-        finally:
-            again = f"{self._plan.command} --conversation {self._chat.conversation_id}"
-            self._screen.notice(f"\nGo on with: {again}")
-        self._lines.check()
-        return OK
-
-    async def _enter(self, chat: "AsyncConversation") -> None:
-        if self._showing is not None:
-            self._showing.cancel()
-            self._chat.close()
-        self._chat = chat
-        await chat.ready()
-        self._screen.recall(chat.messages[-10:])
-        self._screen.prompt()
-        self._showing = asyncio.create_task(self._show(chat))
-
-    async def _show(self, chat: "AsyncConversation") -> None:
-        from parley_client import ParleyError
-
-        try:
-            async for event in chat.events():
-                self._screen.show(event)
-        except ParleyError:
-            pass  # whoever waits for the connection says why it ended
-
-    async def _heed(self, line: str) -> None:
-        """Do what one of our own commands says, or say the line."""
-        from parley_client import Refused
-
-        try:
-            match line:
-                case "/help":
-                    self._screen.notice(HELP)
-                case "/new":
-                    await self._enter(self._parley.conversation(flow_id=self._plan.flow_id))
-                    self._screen.notice("A new conversation.")
-                case "/reset":
-                    await self._chat.reset()
-                case "/cancel":
-                    await self._chat.cancel()
-                case "/state":
-                    self._screen.state(await self._chat.state())
-                case "/history":
-                    self._screen.recall((await self._chat.history(limit=20)).messages)
-                case _:
-                    self._spawn(self._settle(self._say(self._chat, line)))
-                    return
-        except Refused as error:
-            self._screen.error(error)
-        self._screen.prompt()
-
-    def _say(self, chat: "AsyncConversation", line: str) -> "TurnStream":
-        text = line.strip()
-        buttons = self._screen.buttons
-        if text.isdecimal() and 1 <= int(text) <= len(buttons):
-            stream = chat.send(payload=buttons[int(text) - 1].payload)
-        else:
-            stream = chat.send(text.removeprefix("/") if text.startswith("//") else text)
-        self._screen.buttons = ()
-        self._screen.own_commands.add(stream.command_id)
-        return stream
-
-    async def _settle(self, stream: "TurnStream") -> None:
-        """Wait for a turn; its events are shown with all others, only a refusal is not among them."""
-        from parley_client import ConnectionClosed, ParleyError
-
-        try:
-            async for _event in stream:
-                pass
-        except ConnectionClosed:
-            pass  # whoever waits for the connection says why it ended
-        except ParleyError as error:
-            self._screen.error(error)
-            self._screen.prompt()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

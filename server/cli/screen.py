@@ -10,8 +10,20 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 import click
-from parley_client import Button, ConnectionEvent, Message, ParleyError, State, events
+from parley_client import (
+    Button,
+    ConnectionEvent,
+    Message,
+    ParleyError,
+    Pending,
+    PendingResolved,
+    Question,
+    State,
+    events,
+)
 from parley_client.events import AnyEvent
+
+from server.cli.requests import duration, editable, span
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PROMPT = "> "
@@ -50,8 +62,6 @@ class Screen:
                 self._message(message)
             case events.MessageReceived(message=message) if event.command_id not in self.own_commands:
                 self._message(message)
-            case events.ClarificationRequested(pending=pending) | events.AcceptanceRequested(pending=pending):
-                self._line(_printable(pending.prompt or pending.title or "?"))
             case events.FlowCustom(name="action.progress", payload=payload) if self._lively:
                 self.notice(f"... {_progress(payload)}")
             case events.HandoffRequested():
@@ -65,10 +75,23 @@ class Screen:
             case events.SubscriptionEnded(error=error):
                 self.error(error)
             case _:
-                pass
+                self._show_request(event)
         if isinstance(event, events.TurnCompleted | events.TurnFailed):
             self.own_commands.discard(event.command_id or "")
             self.prompt()
+        elif isinstance(event, events.ExecutionEvent) and event.command_id is None:
+            self.prompt()  # no turn ends here: it was a deadline or a timer
+
+    def _show_request(self, event: AnyEvent) -> None:
+        match event:
+            case events.ClarificationRequested(pending=pending) | events.AcceptanceRequested(pending=pending):
+                self.request(pending, span(pending))
+            case events.PendingResolved(decided=decided) if event.command_id not in self.own_commands:
+                self.notice(f"{_decision(decided)}.")
+            case events.PendingExpired(decided=decided):
+                what = f"Nobody decided in time: {_decision(decided).lower()}."
+                closed = "This can no longer be answered."
+                self.notice(closed if decided.get("accepted") is None else what)
 
     def recall(self, messages: tuple[Message, ...]) -> None:
         """Show what was said before."""
@@ -82,6 +105,36 @@ class Screen:
         for name, value in state.slots.items():
             self.notice(f"  {name}: {json.dumps(value, ensure_ascii=False)}")
 
+    def request(self, pending: Pending, left_s: float | None, slots: Mapping[str, Any] | None = None) -> None:
+        """Show an open request: what it is about, who may do what, and how much time is left (seconds)."""
+        if self._json:
+            return
+        about = [text for text in (pending.title, pending.prompt) if text]
+        for text in about:
+            self._line(_printable(text))
+        within = "" if left_s is None else f" within {duration(left_s)}"
+        if pending.kind == "clarification":
+            if within:
+                self.notice(f"Please answer{within}.")
+            return
+        self.notice(f"/accept or /reject{within}; a comment may follow.")
+        if pending.votes:
+            self.notice(f"So far: {', '.join(map(_decision, pending.votes))}.")
+        names = editable(pending)
+        if names:
+            shown = ", ".join(name + _now(name, slots or {}) for name in names)
+            self.notice(f"Before that, /edit {names[0]}=... may change: {shown}.")
+
+    def question(self, question: Question) -> None:
+        """Show the question that the next line answers."""
+        if self._json:
+            return
+        self._line(_printable(question.text))
+        for number, option in enumerate(question.options, 1):
+            self._line(f"  {number}) {_printable(option)}")
+        if not question.required:
+            self.notice("/skip leaves it out.")
+
     def error(self, error: ParleyError) -> None:
         """Show what was refused or has failed."""
         if self._json:
@@ -89,7 +142,9 @@ class Screen:
             self._line(json.dumps({"type": "error", "error": what}, ensure_ascii=False))
             return
         hint = f" ({error.suggestion})" if error.suggestion else ""
-        self.notice(f"! {error.message}{hint}")
+        decided = error.decided if isinstance(error, PendingResolved) else {}
+        known = f" {_decision(decided)}." if decided else ""
+        self.notice(f"! {error.message}{known}{hint}")
 
     def notice(self, text: str) -> None:
         """Show something that nobody said."""
@@ -172,6 +227,19 @@ def _spoken(message: Message, lively: bool) -> str:
     if message.role == "assistant":
         return click.style(text, fg="cyan")
     return f"{click.style('you' if message.role == 'user' else message.role, dim=True)}: {text}"
+
+
+def _now(name: str, slots: Mapping[str, Any]) -> str:
+    return f" (now {json.dumps(slots[name], ensure_ascii=False)})" if name in slots else ""
+
+
+def _decision(decided: Mapping[str, Any]) -> str:
+    """Return who decided what, e.g. ``Accepted by ada: fine with me``."""
+    accepted = decided.get("accepted")
+    what = "Answered" if accepted is None else "Accepted" if accepted else "Rejected"
+    by, comment = decided.get("by"), decided.get("comment")
+    who = by.get("user_id") or by.get("user") if isinstance(by, Mapping) else by
+    return what + (f" by {who}" if who else "") + (f": {comment}" if comment else "")
 
 
 def _printable(text: str) -> str:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from parley_client import ConnectionEvent, Refused, State, errors, events
+from parley_client import ConnectionEvent, Pending, Question, Refused, State, errors, events
 
 from server.cli.screen import Screen
 
@@ -154,10 +154,77 @@ def test_what_nobody_said_is_a_notice(live: Shown, type_: str, data: dict[str, A
     assert shown in live.notices
 
 
+TIMES = {"created_at": "2026-01-01T00:00:00.000Z", "deadline": "2026-01-01T00:15:00.000Z"}
+
+
+def requested(kind: str, **more: Any) -> events.AnyEvent:
+    return event(f"{kind}.requested", {"pending_id": "p", "kind": kind, **more})
+
+
 @pytest.mark.parametrize("kind", ["clarification", "acceptance"])
-def test_an_open_request_shows_its_question(plain: Shown, kind: str) -> None:
-    plain.screen.show(event(f"{kind}.requested", {"pending_id": "p", "kind": kind, "prompt": "Book it?"}))
+def test_an_open_request_says_what_it_is_about_and_until_when(plain: Shown, kind: str) -> None:
+    plain.screen.show(requested(kind, prompt="Book it?", **TIMES))
     assert plain.out == "Book it?\n"
+    assert "within 15 minutes" in plain.notices
+
+
+def test_a_decision_shows_what_may_be_done(plain: Shown) -> None:
+    votes = [{"by": "ada", "accepted": True, "comment": "fine"}]
+    plain.screen.show(requested("acceptance", title="Pay 40?", editable=["slots.amount"], votes=votes))
+    assert plain.out == "Pay 40?\n"
+    for shown in "/accept", "/reject", "/edit amount=", "Accepted by ada: fine":
+        assert shown in plain.notices
+
+
+def test_what_may_be_changed_is_shown_as_it_is_now(plain: Shown) -> None:
+    pending = Pending.from_wire({"pending_id": "p", "kind": "acceptance", "editable": ["date", "note"]})
+    plain.screen.request(pending, 60, {"date": "2031-05-20"})
+    assert 'date (now "2031-05-20"), note.' in plain.notices
+
+
+def test_options_of_a_question_are_numbered(plain: Shown) -> None:
+    plain.screen.question(Question("part", "When?", options=("morning", "afternoon"), required=False))
+    assert plain.out == "When?\n  1) morning\n  2) afternoon\n"
+    assert "/skip" in plain.notices
+
+
+@pytest.mark.parametrize(
+    ("type_", "decided", "shown"),
+    [
+        ("resolved", {"by": "ada", "accepted": True, "comment": "ok"}, "Accepted by ada: ok.\n"),
+        ("resolved", {"by": "ada", "accepted": False, "comment": None}, "Rejected by ada.\n"),
+        ("resolved", {"by": "ada", "accepted": None, "answers": {}}, "Answered by ada.\n"),
+        ("expired", {"by": None, "accepted": False}, "Nobody decided in time: rejected.\n"),
+        ("expired", {"by": None, "accepted": None}, "This can no longer be answered.\n"),
+    ],
+)
+def test_who_decided_is_told_when_it_was_not_oneself(
+    plain: Shown, type_: str, decided: dict[str, Any], shown: str
+) -> None:
+    closed = event(f"pending.{type_}", {"pending_id": "p", "kind": "acceptance", "decided": decided})
+    plain.screen.show(closed)
+    assert plain.notices == shown
+    if type_ == "resolved":
+        plain.screen.own_commands.add("k")
+        plain.screen.show(closed)
+        assert plain.notices == shown
+
+
+def test_who_was_faster_is_told_with_the_refusal(plain: Shown) -> None:
+    decided = {"by": "ada", "accepted": False, "comment": None}
+    plain.screen.error(errors.PendingResolved("Answered.", details={"decided": decided}))
+    assert plain.notices == "! Answered. Rejected by ada.\n"
+
+
+def test_a_request_cannot_drive_the_terminal(plain: Shown) -> None:
+    plain.screen.show(requested("acceptance", title="\x1b[2J", editable=["\x1b[2J"]))
+    plain.screen.question(Question("q", "\x1b[2J", options=("\x1b[2J",)))
+    assert "\x1b" not in plain.out + plain.notices
+
+
+def test_after_a_deadline_it_is_the_persons_turn_again(live: Shown) -> None:
+    live.screen.show(event("execution.waiting", {"status": "waiting_input"}, command_id=None))
+    assert live.out == "> "
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ class PendingResolved(Conflict):
 
     @property
     def decided(self) -> Mapping[str, Any]:
-        """``{by, at, accepted, comment, edits, answers}``, as far as this viewer may know it; else empty."""
+        """``{by, at, accepted, comment, edits, answers, digest}``; empty where only your own vote was one."""
         return _object(self.details, "decided")
 
 

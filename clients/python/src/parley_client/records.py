@@ -95,7 +95,17 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An open question of an execution to a person: ``kind`` is input, clarification or acceptance."""
+    """An open question of an execution to a person: ``kind`` is input, clarification or acceptance.
+
+    Attributes:
+        editable: names of the slots that may be changed in accepting.
+        by: ``{scope, user, quorum}`` of who decides; None: the conversation's owner.
+        answers: those given so far, by question id.
+        votes: of an acceptance that takes several: ``{by, at, accepted, comment}`` each.
+        digest: stands for the effect that an acceptance lets run, with its arguments.
+        decided: ``{by, at, accepted, comment, edits, answers, digest}`` once it is closed; ``by`` None
+            where nobody answered in time.
+    """
 
     pending_id: str
     kind: str
@@ -105,6 +115,7 @@ class Pending:
     questions: tuple[Question, ...] = ()
     editable: tuple[str, ...] = ()
     by: Mapping[str, Json] | None = None
+    answers: Mapping[str, Json] = field(default_factory=dict)
     votes: tuple[Mapping[str, Json], ...] = ()
     digest: str | None = None
     deadline: str | None = None
@@ -132,6 +143,7 @@ class Pending:
             ),
             editable=tuple(raw.get("editable") or ()),
             by=raw.get("by"),
+            answers=mapping(raw.get("answers")),
             votes=items(raw.get("votes")),
             digest=raw.get("digest"),
             deadline=raw.get("deadline"),
