@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
 from storage.models import Conversation, EventBatch, Flow, FlowVersion, InboxEntry, TimeMs
 
 
@@ -199,8 +200,35 @@ class ConversationStore(Protocol):
     async def offsets(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, int]]:
         """Return ``(epoch, offset)`` for each (tenant, conversation) that exists, in one read."""
 
-    async def find_execution(self, tenant_id: str, execution_id: str) -> str | None:
-        """Return the id of the conversation that ran this execution, or None."""
+    async def find_execution(self, tenant_id: str, execution_id: str) -> ExecutionPlace | None:
+        """Return where the events of an execution are, be it its conversation's current one or not."""
+
+    async def executions(
+        self,
+        tenant_id: str,
+        wanted: ExecutionFilter,
+        *,
+        after: ListPlace | None = None,
+        limit: int = 50,
+        max_bytes: int = 4 * 1024 * 1024,
+    ) -> list[Listed]:
+        """Return the current executions of a tenant's conversations, the most lately active first.
+
+        Those behind ``after``: as many as fit ``limit`` and ``max_bytes`` of stored records, but at least
+        one if there is any. The order is by ``Listing.active_at`` and conversation id, both descending. A
+        place is a value, not a count: what begins or ends meanwhile shifts nothing, and an execution that
+        has moved to the front is found there. Served by an index over (tenant, time) or, where one is asked
+        for, (tenant, status, time) or (tenant, user, time); the other filters are applied on the way.
+        """
+
+    async def waiting(
+        self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None = None, limit: int = 50
+    ) -> list[Waiting]:
+        """Return what waits for any of ``deciders`` (see ``listing.Wait``), the oldest first.
+
+        Up to ``limit`` of those behind ``after``, by ``since`` and ``wait_id``, each once. Served by an
+        index over (tenant, decider, since) that holds nothing else than what waits: its cost is the page's.
+        """
 
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
         """Remove every batch of a conversation whose record is a tombstone; return how many.

@@ -21,15 +21,16 @@ async def handle(frame: Subscribe, caller: Caller, services: Services) -> None:
         await services.hub.subscribe(caller, frame.conversation_id, frame.resume, reply)
         return
     tenant_id = caller.principal.tenant_id
-    conversation_id = await services.store.find_execution(tenant_id, frame.execution_id)
-    if conversation_id is None:
-        raise _execution_not_found()
+    place = await services.store.find_execution(tenant_id, frame.execution_id)
+    if place is None:
+        raise execution_not_found()
+    conversation_id = place.conversation_id
     try:
         await existing(services, caller.principal, conversation_id)
         await services.hub.subscribe(caller, conversation_id, frame.resume, reply)
     except Refused as refused:
         if refused.code is ErrorCode.CONVERSATION_NOT_FOUND:
-            raise _execution_not_found() from None
+            raise execution_not_found() from None
         raise
 
 
@@ -42,5 +43,6 @@ def _result(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _execution_not_found() -> Refused:
+def execution_not_found() -> Refused:
+    """Return the one refusal that a missing, a deleted and a foreign execution have in common."""
     return Refused(ErrorCode.EXECUTION_NOT_FOUND, "There is no such execution.", field="execution_id")

@@ -11,7 +11,9 @@ from operator import attrgetter
 
 from storage.base import Commit, CommitOutcome, Due, KeyRecord, StorageError, StoreUnavailable
 from storage.clock import SteadyClock
+from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
 from storage.memory.flows import MemoryFlows
+from storage.memory.listing import MemoryListing
 from storage.models import Conversation, EventBatch, InboxEntry, Lease, TimeMs
 from storage.rules import (
     check_commit,
@@ -84,7 +86,8 @@ class MemoryStore(MemoryFlows):
         self._records: dict[Key, Conversation] = {}
         self._logs: dict[Key, EventLog] = {}
         self._wakes: dict[Key, TimeMs] = {}
-        self._executions: dict[Key, str] = {}
+        self._executions: dict[Key, ExecutionPlace] = {}
+        self._listing = MemoryListing(self._records.__getitem__)
 
     async def open(self) -> None:
         """See ``ConversationStore.open``."""
@@ -136,7 +139,9 @@ class MemoryStore(MemoryFlows):
             log.append(batch, execution_of(record))
         if record.execution is not None:
             execution_key = (record.tenant_id, record.execution.execution_id)
-            self._executions.setdefault(execution_key, record.conversation_id)
+            first = record.offset if batch is None else batch.first_offset
+            self._executions.setdefault(execution_key, ExecutionPlace(record.conversation_id, first))
+        self._listing.note(record)
         self._put(record)
         return CommitOutcome.COMMITTED
 
@@ -222,10 +227,30 @@ class MemoryStore(MemoryFlows):
         found = {key: self._records[key] for key in keys if key in self._records}
         return {key: (record.epoch, record.offset) for key, record in found.items()}
 
-    async def find_execution(self, tenant_id: str, execution_id: str) -> str | None:
+    async def find_execution(self, tenant_id: str, execution_id: str) -> ExecutionPlace | None:
         """See ``ConversationStore.find_execution``."""
         self._check_open()
         return self._executions.get((tenant_id, execution_id))
+
+    async def executions(
+        self,
+        tenant_id: str,
+        wanted: ExecutionFilter,
+        *,
+        after: ListPlace | None = None,
+        limit: int = 50,
+        max_bytes: int = 4 * 1024 * 1024,
+    ) -> list[Listed]:
+        """See ``ConversationStore.executions``."""
+        self._check_open()
+        return self._listing.executions(tenant_id, wanted, after=after, limit=limit, max_bytes=max_bytes)
+
+    async def waiting(
+        self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None = None, limit: int = 50
+    ) -> list[Waiting]:
+        """See ``ConversationStore.waiting``."""
+        self._check_open()
+        return self._listing.waiting(tenant_id, deciders, after=after, limit=limit)
 
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
         """See ``ConversationStore.remove_events``. Its executions are forgotten with it."""
@@ -236,7 +261,8 @@ class MemoryStore(MemoryFlows):
             return 0
         log = self._logs.pop(key, EventLog())
         for execution_id in log.executions:
-            if self._executions.get((tenant_id, execution_id)) == conversation_id:
+            place = self._executions.get((tenant_id, execution_id))
+            if place is not None and place.conversation_id == conversation_id:
                 del self._executions[tenant_id, execution_id]
         return len(log)
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from storage.base import Due, KeyRecord
 from storage.codec import decode_events, decode_record, encode_json
+from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
 from storage.models import Conversation, EventBatch, Lease, TimeMs
 from storage.rules import newest_messages, page
 
@@ -57,7 +58,20 @@ _OFFSETS: Final = """
         ON c.tenant_id = json_extract(k.value, '$[0]')
         AND c.conversation_id = json_extract(k.value, '$[1]')
 """
-_FIND_EXECUTION: Final = "SELECT conversation_id FROM executions WHERE tenant_id = ? AND execution_id = ?"
+_FIND_EXECUTION: Final = """
+    SELECT conversation_id, first_offset FROM executions WHERE tenant_id = ? AND execution_id = ?
+"""
+_EXECUTIONS: Final = """
+    SELECT l.active_at, l.conversation_id, c.doc, c.lease_owner, c.lease_until, c.wake_at
+    FROM listing AS l CROSS JOIN conversations AS c USING (tenant_id, conversation_id)
+    WHERE l.tenant_id = :tenant
+"""
+_BY_STATUS: Final = "status NOT IN ('completed', 'waiting_input')"
+"""As the schema says it: SQLite takes a partial index only where its condition is in the query."""
+_WAITING: Final = """
+    SELECT since, wait_id, kind, conversation_id FROM waiting
+    WHERE tenant_id = ?1 AND decider = ?{} AND (since, wait_id) > (?2, ?3)
+"""
 
 LARGEST_OFFSET: Final = 2**62
 
@@ -184,10 +198,67 @@ def offsets(
     return {(tenant_id, id_): (epoch, offset) for tenant_id, id_, epoch, offset in rows}
 
 
-def find_execution(connection: sqlite3.Connection, tenant_id: str, execution_id: str) -> str | None:
+def find_execution(
+    connection: sqlite3.Connection, tenant_id: str, execution_id: str
+) -> ExecutionPlace | None:
     """See ``ConversationStore.find_execution``."""
     row = connection.execute(_FIND_EXECUTION, (tenant_id, execution_id)).fetchone()
-    return None if row is None else str(row[0])
+    return None if row is None else ExecutionPlace(*row)
+
+
+def executions(
+    connection: sqlite3.Connection,
+    tenant_id: str,
+    wanted: ExecutionFilter,
+    after: ListPlace | None,
+    limit: int,
+    max_bytes: int,
+) -> list[Listed]:
+    """See ``ConversationStore.executions``."""
+    sql, parameters = _EXECUTIONS, {"tenant": tenant_id, "limit": limit}
+    for name in ("status", "flow_id", "user_id", "project_id"):
+        if (value := getattr(wanted, name)) is not None:
+            sql += f" AND l.{name} = :{name}"
+            parameters[name] = value
+    if wanted.status not in (None, "completed", "waiting_input"):
+        sql += f" AND {_BY_STATUS}"
+    for name, comparison in (("since", ">="), ("until", "<")):
+        if (value := getattr(wanted, name)) is not None:
+            sql += f" AND l.active_at {comparison} :{name}"
+            parameters[name] = value
+    if after is not None:
+        sql += " AND (l.active_at, l.conversation_id) < (:active_at, :conversation_id)"
+        parameters |= after._asdict()
+    rows = connection.execute(
+        f"{sql} ORDER BY l.active_at DESC, l.conversation_id DESC LIMIT :limit", parameters
+    )
+    found: list[Listed] = []
+    try:
+        for active_at, conversation_id, *row in rows:
+            max_bytes -= len(row[0])
+            if found and max_bytes < 0:
+                break
+            found.append(Listed(ListPlace(active_at, conversation_id), read_record(row)))
+    finally:
+        rows.close()
+    return found
+
+
+def waiting(
+    connection: sqlite3.Connection,
+    tenant_id: str,
+    deciders: Sequence[str],
+    after: WaitPlace | None,
+    limit: int,
+) -> list[Waiting]:
+    """See ``ConversationStore.waiting``. Each decider is an arm that is read in its index's order."""
+    if not deciders:
+        return []
+    place = after or WaitPlace(-1, "")
+    arms = " UNION ".join(_WAITING.format(4 + number) for number in range(len(deciders)))
+    parameters = (tenant_id, *place, *deciders)
+    rows = connection.execute(f"{arms} ORDER BY 1, 2, 4 LIMIT {int(limit)}", parameters).fetchall()
+    return [Waiting(WaitPlace(since, wait_id), kind, id_) for since, wait_id, kind, id_ in rows]
 
 
 def works(connection: sqlite3.Connection) -> None:

@@ -8,6 +8,8 @@ temporary tables; that Python's interpreter lock changes hands less often did no
 from collections.abc import Sequence
 from typing import Any, Final
 
+from storage.listing import ACTIVITY_MS
+
 Row = Sequence[Any]
 
 UPDATE_RECORD: Final = """
@@ -49,7 +51,26 @@ RECORD_IS_AT: Final = """
 """
 
 INSERT_EXECUTION: Final = """
-    INSERT INTO executions (tenant_id, execution_id, conversation_id) VALUES (?, ?, ?)
+    INSERT INTO executions (tenant_id, execution_id, conversation_id, first_offset) VALUES (?, ?, ?, ?)
     ON CONFLICT DO NOTHING
 """.strip()
 """Note which conversation runs an execution, unless it is known."""
+
+UPSERT_LISTING: Final = f"""
+    INSERT INTO listing (tenant_id, conversation_id, status, flow_id, user_id, project_id, active_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET
+        status = excluded.status, flow_id = excluded.flow_id, user_id = excluded.user_id,
+        project_id = excluded.project_id, active_at = excluded.active_at
+    WHERE status != excluded.status OR flow_id != excluded.flow_id OR user_id IS NOT excluded.user_id
+        OR project_id IS NOT excluded.project_id
+        OR active_at / {ACTIVITY_MS} != excluded.active_at / {ACTIVITY_MS}
+""".strip()  # noqa: S608 - constants only
+"""Bring a conversation's listing up to date (``listing.is_same`` in SQL)."""
+
+DELETE_LISTING: Final = "DELETE FROM listing WHERE tenant_id = ? AND conversation_id = ?"
+DELETE_WAITING: Final = "DELETE FROM waiting WHERE tenant_id = ? AND conversation_id = ?"
+INSERT_WAITING: Final = """
+    INSERT OR REPLACE INTO waiting (tenant_id, decider, since, wait_id, kind, conversation_id)
+    VALUES (?, ?, ?, ?, ?, ?)
+""".strip()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from storage.base import Commit, CommitOutcome, Due, KeyRecord, StoreUnavailable
 from storage.clock import SteadyClock
+from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
 from storage.models import Conversation, EventBatch, Flow, FlowVersion, InboxEntry, TimeMs
 from storage.rules import check_commit
 from storage.sqlite import flows, queries, writes
@@ -16,7 +17,7 @@ from storage.sqlite.reader import Readers
 from storage.sqlite.schema import migrate
 from storage.sqlite.writer import Call, Writer
 
-KNOWN_EXECUTIONS: Final = 50_000
+KNOWN_CONVERSATIONS: Final = 50_000
 
 
 class SqliteStore:
@@ -47,7 +48,7 @@ class SqliteStore:
         self._lock = FileLock(self.path.with_name(self.path.name + "-lock"))
         self._open_writer: Writer | None = None
         self._open_readers: Readers | None = None
-        self._known_executions: dict[tuple[str, str], str] = {}
+        self._known: dict[tuple[str, str], writes.Known] = {}
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -110,17 +111,20 @@ class SqliteStore:
         check_commit(commit)
         record = commit.record
         key = (record.tenant_id, record.conversation_id)
-        rows = writes.commit_rows(commit, self._known_executions.get(key))
+        rows = writes.commit_rows(commit, self._known.get(key))
+        if rows.execution is None and rows.listed is None:
+            return await self._writer.submit(rows)  # type: ignore[no-any-return]
+        self._known.pop(key, None)  # until it is known whether this one happened, the next write all
         outcome: CommitOutcome = await self._writer.submit(rows)
-        if rows.execution is not None and outcome is CommitOutcome.COMMITTED:
-            self._remember_execution(key, rows.execution[1])
+        if outcome is CommitOutcome.COMMITTED:
+            self._remember(key, writes.known_after(record))
         return outcome
 
-    def _remember_execution(self, key: tuple[str, str], execution_id: str) -> None:
-        """Spare the next commits of this execution from noting it again (which would change nothing)."""
-        if len(self._known_executions) >= KNOWN_EXECUTIONS:
-            self._known_executions.clear()
-        self._known_executions[key] = execution_id
+    def _remember(self, key: tuple[str, str], known: writes.Known) -> None:
+        """Spare the next commits of this conversation from writing again what would change nothing."""
+        if len(self._known) >= KNOWN_CONVERSATIONS:
+            self._known.clear()
+        self._known[key] = known
 
     async def renew(
         self, tenant_id: str, conversation_id: str, fence: int, owner: str, until: TimeMs, wake_at: TimeMs
@@ -192,13 +196,31 @@ class SqliteStore:
         """See ``ConversationStore.offsets``."""
         return await self._readers.read(queries.offsets, keys)
 
-    async def find_execution(self, tenant_id: str, execution_id: str) -> str | None:
+    async def find_execution(self, tenant_id: str, execution_id: str) -> ExecutionPlace | None:
         """See ``ConversationStore.find_execution``."""
         return await self._readers.read(queries.find_execution, tenant_id, execution_id)
 
+    async def executions(
+        self,
+        tenant_id: str,
+        wanted: ExecutionFilter,
+        *,
+        after: ListPlace | None = None,
+        limit: int = 50,
+        max_bytes: int = 4 * 1024 * 1024,
+    ) -> list[Listed]:
+        """See ``ConversationStore.executions``. The indexes ``listing_time``, ``_status`` and ``_user``."""
+        return await self._readers.read(queries.executions, tenant_id, wanted, after, limit, max_bytes)
+
+    async def waiting(
+        self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None = None, limit: int = 50
+    ) -> list[Waiting]:
+        """See ``ConversationStore.waiting``. The primary key of ``waiting``."""
+        return await self._readers.read(queries.waiting, tenant_id, deciders, after, limit)
+
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
         """See ``ConversationStore.remove_events``. Its executions are forgotten with it."""
-        self._known_executions.pop((tenant_id, conversation_id), None)
+        self._known.pop((tenant_id, conversation_id), None)
         removed = 0
         while some := await self._write(writes.remove_some_events, tenant_id, conversation_id):
             removed += some

@@ -14,12 +14,16 @@ from typing import Any, Final, NamedTuple, TypeVar
 from storage.base import CommitOutcome, CommitUnknown, StoreUnavailable
 from storage.sqlite.connection import Database, translate
 from storage.sqlite.statements import (
+    DELETE_LISTING,
+    DELETE_WAITING,
     INSERT_BATCH,
     INSERT_BATCH_IF,
     INSERT_EXECUTION,
     INSERT_RECORD,
+    INSERT_WAITING,
     RECORD_IS_AT,
     UPDATE_RECORD,
+    UPSERT_LISTING,
     Row,
 )
 
@@ -31,19 +35,33 @@ T = TypeVar("T")
 Answer = tuple["asyncio.Future[Any]", Any, Exception | None]
 
 
+class ListedRows(NamedTuple):
+    """What lists and inboxes say of a conversation from now on.
+
+    ``key``: tenant_id, conversation_id. ``listing``: the columns of the table; None: not listed. ``waiting``:
+    all that waits now; None leaves what is there.
+    """
+
+    key: tuple[str, str]
+    listing: Row | None
+    waiting: Sequence[Row] | None
+
+
 class CommitRows(NamedTuple):
     """A commit as the rows that the statements take.
 
     ``record``: tenant_id, conversation_id, expected revision, expected fence, fence, epoch, last_offset,
     lease_owner, lease_until, wake_at, expires_at, deleted_at, doc. ``batch``: tenant_id, conversation_id,
     epoch, first_offset, last_offset, commit_id, key, body_hash, execution_id, messages, ended, events; None
-    without events. ``execution``: tenant_id, execution_id, conversation_id; None where it is noted already.
+    without events. ``execution``: tenant_id, execution_id, conversation_id, first_offset; None where it is
+    noted already. ``listed``: None where lists and inboxes say already what they should.
     """
 
     is_insert: bool
     record: Row
     batch: Row | None
     execution: Row | None
+    listed: ListedRows | None
     bytes: int
 
 
@@ -246,9 +264,28 @@ class Writer:
         executions = [c.execution for c in commits if c.execution is not None]
         if executions:
             self._cursor.executemany(INSERT_EXECUTION, executions)
+        self._list([c.listed for c in commits if c.listed is not None])
         return [
             CommitOutcome.COMMITTED if isinstance(job, CommitRows) else job.run(self._cursor) for job in jobs
         ]
+
+    def _list(self, changes: Sequence[ListedRows]) -> None:
+        """Tell lists and inboxes. A conversation that is among them twice is told in its commits' order."""
+        keys = [change.key for change in changes]
+        if len(set(keys)) < len(keys):
+            for change in changes:
+                self._list([change])
+            return
+        listings = [change.listing for change in changes if change.listing is not None]
+        waits = [change for change in changes if change.waiting is not None]
+        for statement, rows in (
+            (UPSERT_LISTING, listings),
+            (DELETE_LISTING, [change.key for change in changes if change.listing is None]),
+            (DELETE_WAITING, [change.key for change in waits]),
+            (INSERT_WAITING, [row for change in waits for row in change.waiting or ()]),
+        ):
+            if rows:
+                self._cursor.executemany(statement, rows)
 
     def _write_all(self, statement: str, rows: Sequence[Row]) -> None:
         if rows and self._cursor.executemany(statement, rows).rowcount != len(rows):
@@ -279,6 +316,8 @@ class Writer:
             return CommitOutcome.CONFLICT
         if commit.execution is not None:
             cursor.execute(INSERT_EXECUTION, commit.execution)
+        if commit.listed is not None:
+            self._list([commit.listed])
         return CommitOutcome.COMMITTED
 
     # -- answers ------------------------------------------------------------------------------

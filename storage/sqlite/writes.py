@@ -4,14 +4,15 @@ Each may be run again when its group is rolled back, so none has an effect outsi
 """
 
 import sqlite3
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from storage.base import Commit
 from storage.codec import encode_events, encode_record
+from storage.listing import Listing, Wait, is_same, listing_of, waits_of
 from storage.models import Conversation, InboxEntry, TimeMs
 from storage.rules import digest, execution_of, stored_batch, with_command
 from storage.sqlite.queries import ended_text, load
-from storage.sqlite.writer import CommitRows
+from storage.sqlite.writer import CommitRows, ListedRows
 
 REMOVED_AT_ONCE: Final = 500
 
@@ -41,10 +42,18 @@ _EXPIRED: Final = """
 """
 
 
-def commit_rows(commit: Commit, known_execution: str | None) -> CommitRows:
+class Known(NamedTuple):
+    """What the tables beside a conversation are known to say of it."""
+
+    execution_id: str | None
+    listing: Listing | None
+    waits: tuple[Wait, ...]
+
+
+def commit_rows(commit: Commit, known: Known | None) -> CommitRows:
     """Return the rows of a commit. Raises TypeError where a value is not JSON.
 
-    ``known_execution``: the execution that this conversation is known to be found by already.
+    ``known`` None: nothing is known of what is beside the record, so that all of it is written.
     """
     record, expected, batch = commit.record, commit.expected, stored_batch(commit)
     tenant_id, conversation_id = record.tenant_id, record.conversation_id
@@ -61,6 +70,10 @@ def commit_rows(commit: Commit, known_execution: str | None) -> CommitRows:
             batch.key, batch.body_hash, execution_id, messages, ended_text(ended), events,
         )  # fmt: skip
     lease = record.lease
+    execution: tuple[Any, ...] | None = None
+    if execution_id is not None and (known is None or execution_id != known.execution_id):
+        first_offset = record.offset if batch is None else batch.first_offset
+        execution = (tenant_id, execution_id, conversation_id, first_offset)
     return CommitRows(
         is_insert=expected.revision is None,
         record=(
@@ -69,11 +82,31 @@ def commit_rows(commit: Commit, known_execution: str | None) -> CommitRows:
             record.deleted_at, doc,
         ),
         batch=batch_row,
-        execution=(
-            None if execution_id in (None, known_execution) else (tenant_id, execution_id, conversation_id)
-        ),
+        execution=execution,
+        listed=_listed_rows(record, known),
         bytes=size,
     )  # fmt: skip
+
+
+def _listed_rows(record: Conversation, known: Known | None) -> ListedRows | None:
+    """Return what lists and inboxes have to be told; None where they know."""
+    listing, waits = listing_of(record), waits_of(record)
+    if known is not None and waits == known.waits and is_same(listing, known.listing):
+        return None
+    key = (record.tenant_id, record.conversation_id)
+    waiting = None
+    if known is None or waits != known.waits:
+        waiting = [
+            (record.tenant_id, decider, wait.since, wait.wait_id, wait.kind, record.conversation_id)
+            for wait in waits
+            for decider in wait.deciders
+        ]
+    return ListedRows(key, None if listing is None else (*key, *listing), waiting)
+
+
+def known_after(record: Conversation) -> Known:
+    """Return what is known of a conversation once ``record`` is committed with all its rows."""
+    return Known(execution_of(record), listing_of(record), waits_of(record))
 
 
 def void_leases(connection: sqlite3.Connection, now: TimeMs) -> None:

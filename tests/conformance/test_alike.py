@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from storage.base import Commit, CommitOutcome, Expected, Store
+from storage.listing import ACTIVITY_MS, ExecutionFilter
 from storage.memory import MemoryStore
-from storage.models import TOMBSTONE_MS, Conversation, FlowVersion, Lease
+from storage.models import TOMBSTONE_MS, Conversation, Execution, FlowVersion, Lease, Pending
 from storage.sqlite import SqliteStore
 from tests.support.records import EPOCH, NOW, conversation, entry, execution, next_commit
 from tests.support.split_store import SplitStore
@@ -33,6 +34,24 @@ KINDS = ("message.received", "message.completed", "step.started", "turn.complete
 places = st.sampled_from(PLACES)
 keys = st.sampled_from(KEYS)
 times = st.integers(NOW, NOW + 50)
+KINDS_OF_PENDING: st.SearchStrategy[Any] = st.sampled_from(["input", "acceptance", "clarification"])
+DECIDED = st.sampled_from([None, None, {"by": "u"}])
+
+
+BY = ({"user": "u"}, {"scope": "s"}, {"user": "v", "scope": "s"}, None)
+
+
+@st.composite
+def executions(draw: st.DrawFn, status: str) -> Execution:
+    """Return an execution, with what lists and inboxes find it by."""
+    id_ = draw(st.sampled_from(["x1", "x2"]))
+    by = draw(st.sampled_from(BY))
+    pending = tuple(
+        Pending(f"{id_}-{kind}-{n}", kind, "gate", by=by, created_at=NOW + n, decided=decided)
+        for n, (kind, decided) in enumerate(draw(st.lists(st.tuples(KINDS_OF_PENDING, DECIDED), max_size=2)))
+    )
+    active = NOW + draw(st.integers(0, 3)) * ACTIVITY_MS // 2
+    return execution(id_, status=status, pending=pending, updated_at=active)
 
 
 @st.composite
@@ -47,7 +66,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
         "stale": draw(st.sampled_from([0, 0, 0, 0, 1, -1])),
         "stale_fence": draw(st.sampled_from([0, 0, 0, 0, 1])),
         "fence": draw(st.sampled_from([0, 0, 1])),
-        "execution": draw(st.none() | st.just(execution(draw(st.sampled_from(["x1", "x2"])), status=status))),
+        "execution": draw(st.none() | executions(status)),
         "lease": draw(st.none() | st.just(Lease("i1", draw(times)))),
         "wake_at": draw(st.none() | times),
         "slots": draw(st.dictionaries(st.sampled_from("pq"), st.integers(0, 9))),
@@ -259,6 +278,8 @@ class Alike(RuleBasedStateMachine):
             lambda s: s.flows(tenant_id),
             lambda s: s.find_execution(tenant_id, "x1"),
             lambda s: s.find_execution(tenant_id, "x2"),
+            lambda s: s.executions(tenant_id, ExecutionFilter()),
+            lambda s: s.waiting(tenant_id, ["user:u", "scope:s", "scope:admin", "scope:conversations:write"]),
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from storage.base import Commit, CommitOutcome, Expected, Store
+from storage.listing import ExecutionPlace
 from storage.models import Conversation
 from tests.support.records import (
     EPOCH,
@@ -239,7 +240,8 @@ async def test_find_execution_knows_every_execution_of_a_conversation(store: Sto
     record = await committed(store, record, execution=execution("x2"))
     await committed(store, record, execution=None)
     await committed(store, conversation("b"), execution=execution("x3"))
-    assert [await store.find_execution(TENANT, x) for x in ("x1", "x2", "x3", "x4")] == ["a", "a", "b", None]
+    found = [await store.find_execution(TENANT, x) for x in ("x1", "x2", "x3", "x4")]
+    assert found == [ExecutionPlace("a", 1), ExecutionPlace("a", 5), ExecutionPlace("b", 1), None]
 
 
 async def test_a_lost_race_leaves_no_execution(store: Store) -> None:

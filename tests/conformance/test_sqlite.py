@@ -21,6 +21,7 @@ from storage.base import (
     StoreTooNew,
     StoreUnavailable,
 )
+from storage.listing import ExecutionFilter, ExecutionPlace
 from storage.models import Conversation, Lease
 from storage.sqlite import SqliteStore
 from tests.conformance.conftest import Clock
@@ -72,7 +73,7 @@ async def test_everything_is_there_after_reopening(sqlite: SqliteStore, clock: C
         assert await again.load(TENANT, ID) == record
         assert await again.events(TENANT, ID, EPOCH, 0) == batches
         assert await again.find_key(TENANT, ID, "k3") == await again.find_key(TENANT, ID, "k3")
-        assert await again.find_execution(TENANT, "x1") == ID
+        assert await again.find_execution(TENANT, "x1") == ExecutionPlace(ID, 1)
         assert await again.commit(next_commit(record, key="k3")) is CommitOutcome.DUPLICATE
         await committed(again, record, key="k30")
     finally:
@@ -506,10 +507,25 @@ async def test_a_file_of_version_1_is_read(tmp_path: Path, clock: Clock) -> None
             "turn.completed",
         ]
         assert await store.turn_end(TENANT, ID, record.epoch, "k9", 1) == batch
-        assert await store.find_execution(TENANT, "x1") == ID
+        assert await store.find_execution(TENANT, "x1") == ExecutionPlace(ID, 0)
+        (listed,) = await store.executions(TENANT, ExecutionFilter(status="running", user_id="u"))
+        assert (listed.record, listed.place.active_at) == (record, NOW + 1)
         (flow,) = await store.flows(TENANT)
         assert (flow.flow_id, flow.latest_version, flow.is_default) == ("book", 1, True)
         await committed(store, record, key="k12")
+    finally:
+        await store.close()
+
+
+async def test_a_file_of_version_2_is_read(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "parley.db"
+    restore("version_2.sql", path)
+    store = SqliteStore(path, clock=clock)
+    await store.open()
+    try:
+        assert await store.find_execution(TENANT, "x1") == ExecutionPlace(ID, 1)
+        (listed,) = await store.executions(TENANT, ExecutionFilter(flow_id="book", project_id="p"))
+        assert listed.record == await store.load(TENANT, ID)
     finally:
         await store.close()
 

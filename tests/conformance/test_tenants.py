@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from storage.base import CommitOutcome, Expected, Store
+from storage.listing import ExecutionFilter, ExecutionPlace
 from storage.models import FlowVersion
 from tests.support.records import (
     EPOCH,
@@ -48,6 +49,8 @@ ASKED: dict[str, Ask] = {
     "messages": lambda s, t, c: s.messages(t, c, EPOCH, before=None, after=0, limit=9),
     "offsets": lambda s, t, c: s.offsets([(t, c)]),
     "find_execution": lambda s, t, c: s.find_execution(t, "x1" if c == ID else "missing"),
+    "executions": lambda s, t, c: s.executions(t, ExecutionFilter(flow_id="book" if c == ID else "missing")),
+    "waiting": lambda s, t, c: s.waiting(t, ["user:u" if c == ID else "user:missing"]),
     "remove_events": lambda s, t, c: s.remove_events(t, c),
     "flow_version": lambda s, t, c: s.flow_version(t, "f" if c == ID else "missing", 1),
     "archive_flow": lambda s, t, c: s.archive_flow(t, "f" if c == ID else "missing"),
@@ -93,7 +96,7 @@ async def test_two_tenants_have_conversations_of_one_name(store: Store) -> None:
     await store.remove_events(TENANT, ID)
     assert await store.load(STRANGER, ID) == theirs
     assert len(await store.events(STRANGER, ID, EPOCH, 0)) == 1
-    assert await store.find_execution(STRANGER, "x1") == ID
+    assert await store.find_execution(STRANGER, "x1") == ExecutionPlace(ID, 1)
 
 
 async def test_flows_of_other_tenants_are_not_listed(store: Store) -> None:

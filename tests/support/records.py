@@ -159,7 +159,11 @@ def first_conversation() -> Conversation:
     assert full.execution is not None
     first, *others = full.execution.frames
     frames = (replace(first, timer_at=None, awaits=None, happened=None), *others)
-    execution = replace(full.execution, frames=frames, timeout_ms=None, subflows={}, pause=None)
+    (pending,) = full.execution.pending
+    asked = (replace(pending, frame=0, answers={}, binding=None),)
+    execution = replace(
+        full.execution, frames=frames, pending=asked, timeout_ms=None, subflows={}, pause=None
+    )
     return replace(full, execution=execution)
 
 

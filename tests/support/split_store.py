@@ -16,7 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from storage.base import Commit, CommitOutcome, Due, KeyRecord, StorageError, StoreUnavailable
+from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
 from storage.memory.flows import MemoryFlows
+from storage.memory.listing import MemoryListing
 from storage.models import COMMIT_MAX_BYTES, Conversation, EventBatch, InboxEntry, Lease, TimeMs
 from storage.rules import (
     check_commit,
@@ -73,7 +75,8 @@ class SplitStore(MemoryFlows):
         self._documents: dict[Key, Document] = {}
         self._logs: dict[Key, dict[tuple[str, int], Entry]] = {}
         self._confirmed: set[str] = set()
-        self._executions: dict[Key, str] = {}
+        self._executions: dict[Key, ExecutionPlace] = {}
+        self._listing = MemoryListing(lambda key: self._documents[key].record)
 
     async def open(self) -> None:
         self._closed = False
@@ -126,7 +129,9 @@ class SplitStore(MemoryFlows):
         self._documents[key] = Document(record, unflushed)
         if record.execution is not None:
             execution_key = (record.tenant_id, record.execution.execution_id)
-            self._executions.setdefault(execution_key, record.conversation_id)
+            first = record.offset if batch is None else batch.first_offset
+            self._executions.setdefault(execution_key, ExecutionPlace(record.conversation_id, first))
+        self._listing.note(record)
         with suppress(StoreUnavailable):
             await self._flush(key, unflushed)
         return CommitOutcome.COMMITTED
@@ -272,9 +277,27 @@ class SplitStore(MemoryFlows):
         found = {key: self._documents[key].record for key in keys if key in self._documents}
         return {key: (record.epoch, record.offset) for key, record in found.items()}
 
-    async def find_execution(self, tenant_id: str, execution_id: str) -> str | None:
+    async def find_execution(self, tenant_id: str, execution_id: str) -> ExecutionPlace | None:
         self._check_open()
         return self._executions.get((tenant_id, execution_id))
+
+    async def executions(
+        self,
+        tenant_id: str,
+        wanted: ExecutionFilter,
+        *,
+        after: ListPlace | None = None,
+        limit: int = 50,
+        max_bytes: int = 4 * 1024 * 1024,
+    ) -> list[Listed]:
+        self._check_open()
+        return self._listing.executions(tenant_id, wanted, after=after, limit=limit, max_bytes=max_bytes)
+
+    async def waiting(
+        self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None = None, limit: int = 50
+    ) -> list[Waiting]:
+        self._check_open()
+        return self._listing.waiting(tenant_id, deciders, after=after, limit=limit)
 
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
         document = self._document(tenant_id, conversation_id)
@@ -283,7 +306,8 @@ class SplitStore(MemoryFlows):
         log = self._logs.pop((tenant_id, conversation_id), {})
         for entry in log.values():
             execution_key = (tenant_id, entry.execution_id or "")
-            if self._executions.get(execution_key) == conversation_id:
+            place = self._executions.get(execution_key)
+            if place is not None and place.conversation_id == conversation_id:
                 del self._executions[execution_key]
         return len(log)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from storage.codec import UnknownFormat
+from storage.listing import ExecutionFilter, ListPlace, WaitPlace
 from storage.sqlite import flows, queries, statements, writes
 from storage.sqlite.connection import Database
 from storage.sqlite.schema import migrate
@@ -17,6 +18,11 @@ from tests.support.records import ID, NOW, TENANT, entry
 Run = Callable[[sqlite3.Connection], Any]
 LEAF_SCANS = ("SCAN k VIRTUAL TABLE",)
 """The rows of ``json_each``: as many as were asked for."""
+
+
+def executions(connection: sqlite3.Connection, wanted: ExecutionFilter) -> object:
+    return queries.executions(connection, TENANT, wanted, ListPlace(5, ID), 10, 1000)
+
 
 READS: dict[str, Run] = {
     "load": lambda c: queries.load(c, TENANT, ID),
@@ -28,6 +34,11 @@ READS: dict[str, Run] = {
     "due": lambda c: queries.due(c, NOW, 10),
     "offsets": lambda c: queries.offsets(c, [(TENANT, ID)]),
     "find_execution": lambda c: queries.find_execution(c, TENANT, "x1"),
+    "executions": lambda c: executions(c, ExecutionFilter()),
+    "executions_of_status": lambda c: executions(c, ExecutionFilter(status="paused")),
+    "executions_of_user": lambda c: executions(c, ExecutionFilter(user_id="u", since=1, until=9)),
+    "executions_of_flow": lambda c: executions(c, ExecutionFilter(flow_id="f", project_id="p")),
+    "waiting": lambda c: queries.waiting(c, TENANT, ["user:u", "scope:s", "scope:t"], WaitPlace(5, "p1"), 10),
     "flow_version": lambda c: flows.flow_version(c, TENANT, "f", 1),
     "flows": lambda c: flows.flows(c, TENANT),
 }
@@ -40,6 +51,9 @@ WRITES: dict[str, Run] = {
     "update_record": lambda c: c.execute(statements.UPDATE_RECORD, [None] * 13),
     "insert_batch": lambda c: c.execute(statements.INSERT_BATCH, [None] * 12),
     "insert_batch_if": lambda c: c.execute(statements.INSERT_BATCH_IF, [None] * 14),
+    "upsert_listing": lambda c: c.execute(statements.UPSERT_LISTING, (TENANT, ID, "s", "f", None, None, 1)),
+    "delete_listing": lambda c: c.execute(statements.DELETE_LISTING, (TENANT, ID)),
+    "delete_waiting": lambda c: c.execute(statements.DELETE_WAITING, (TENANT, ID)),
     "record_is_at": lambda c: c.execute(statements.RECORD_IS_AT, [None] * 4),
 }
 
@@ -71,3 +85,19 @@ def test_every_statement_searches_an_index(connection: sqlite3.Connection, name:
         walks = [step for step in plan if "SCAN" in step and not any(leaf in step for leaf in LEAF_SCANS)]
         assert not walks, sql
         assert not any("TEMP B-TREE" in step for step in plan if name != "expire_tombstones"), sql
+
+
+def test_a_list_is_found_by_the_index_of_what_is_asked(connection: sqlite3.Connection) -> None:
+    """The planner takes the narrow index, not merely one."""
+    asked = {
+        "listing_time": ExecutionFilter(flow_id="f"),
+        "listing_status": ExecutionFilter(status="paused"),
+        "listing_user": ExecutionFilter(user_id="u"),
+    }
+    for index, wanted in asked.items():
+        ran: list[str] = []
+        connection.set_trace_callback(ran.append)
+        executions(connection, wanted)
+        connection.set_trace_callback(None)
+        plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {ran[0]}"))
+        assert f"USING COVERING INDEX {index}" in plan or f"USING INDEX {index}" in plan, plan
