@@ -146,7 +146,7 @@ _READERS: Final[Mapping[Json, Callable[[Mapping[str, Json]], Conversation]]] = {
 
 def inbox_entry_to_json(entry: InboxEntry) -> dict[str, Json]:
     """Return an inbox entry as a JSON object."""
-    return {
+    document = {
         "key": entry.key,
         "body_hash": entry.body_hash,
         "command": entry.command,
@@ -154,11 +154,14 @@ def inbox_entry_to_json(entry: InboxEntry) -> dict[str, Json]:
         "received_at": entry.received_at,
         "void": entry.void,
     }
+    if entry.correlation_id is not None or entry.request_id is not None:
+        document |= {"correlation_id": entry.correlation_id, "request_id": entry.request_id}
+    return document
 
 
 def inbox_entry_from_json(d: Mapping[str, Json]) -> InboxEntry:
     """Return the inbox entry of a JSON object."""
-    return InboxEntry(d["key"], d["body_hash"], d["command"], d["principal"], d["received_at"], d["void"])
+    return InboxEntry(**d)
 
 
 def _execution_to_json(e: Execution) -> dict[str, Json]:

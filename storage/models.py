@@ -98,7 +98,10 @@ class EventBatch:
 
 @record(frozen=True, slots=True)
 class InboxEntry:
-    """A command that waits for its turn. ``command`` is the validated frame without its ``id``."""
+    """A command that waits for its turn. ``command`` is the validated frame without its ``id``.
+
+    ``correlation_id`` and ``request_id`` are those of the request that brought it; a frame has none.
+    """
 
     key: str
     body_hash: str
@@ -106,6 +109,8 @@ class InboxEntry:
     principal: Mapping[str, Json]
     received_at: TimeMs
     void: bool = False
+    correlation_id: str | None = None
+    request_id: str | None = None
 
 
 @record(frozen=True, slots=True)

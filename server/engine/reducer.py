@@ -119,7 +119,13 @@ def _next_inbox(record: Conversation | None, open_draft: Callable[[Conversation]
         return reduction(draft)
     entry, rest = record.inbox[0], record.inbox[1:]
     command = Command(
-        entry.command["type"], record.conversation_id, entry.key, entry.body_hash, entry.command
+        entry.command["type"],
+        record.conversation_id,
+        entry.key,
+        entry.body_hash,
+        entry.command,
+        correlation_id=entry.correlation_id,
+        request_id=entry.request_id,
     )
     waiting = replace(record, inbox=rest)
     draft = open_draft(waiting)

@@ -394,7 +394,15 @@ class Engine:
             )
         now = self._clock.now()
         body = {**command.body, "type": command.type}
-        entry = InboxEntry(command.key, command.body_hash, body, principal.to_record(), now)
+        entry = InboxEntry(
+            command.key,
+            command.body_hash,
+            body,
+            principal.to_record(),
+            now,
+            correlation_id=command.correlation_id,
+            request_id=command.request_id,
+        )
         _room_in_inbox(record, entry)
         idle = record.lease is None and not _retry_waits(record)
         self._cache.evict(key)

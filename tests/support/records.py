@@ -116,7 +116,16 @@ def leased(record: Conversation, owner: str = "i1", until: TimeMs = NOW + 15_000
 
 def entry(key: str, text: str = "hi") -> InboxEntry:
     """Return an inbox entry."""
-    return InboxEntry(key, f"hash of {key}", {"type": "process", "text": text}, {"user_id": "u"}, NOW + 5)
+    command = {"type": "process", "text": text}
+    return InboxEntry(
+        key,
+        f"hash of {key}",
+        command,
+        {"user_id": "u"},
+        NOW + 5,
+        correlation_id="corr",
+        request_id="req",
+    )
 
 
 def full_conversation() -> Conversation:
@@ -164,7 +173,8 @@ def first_conversation() -> Conversation:
     execution = replace(
         full.execution, frames=frames, pending=asked, timeout_ms=None, subflows={}, pause=None
     )
-    return replace(full, execution=execution)
+    inbox = tuple(replace(waiting, correlation_id=None, request_id=None) for waiting in full.inbox)
+    return replace(full, execution=execution, inbox=inbox)
 
 
 def _full_execution() -> Execution:

@@ -8,8 +8,9 @@ import pytest
 from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
 from server.engine.actions import ActionContext, ActionFailed
+from server.engine.types import Command
 from storage.models import INBOX_MAX_ENTRIES
-from tests.support.talk import Talk, replies
+from tests.support.talk import USER, Talk, replies
 from tests.support.world import VirtualClock
 
 FORM = """
@@ -635,3 +636,23 @@ async def test_a_skipped_step_takes_its_goto_with_it() -> None:
         assert [event.step_id for event in await talk.events("step.completed")] == ["b", "c"]
     async with Talk(flow.replace("FAR", "true")) as talk:
         assert replies(await talk.say("go")) == ["Far.", "End."]
+
+
+async def test_a_command_that_waited_keeps_the_ids_of_its_request() -> None:
+    """What it starts is found under the correlation id that its request came with."""
+    gate = asyncio.Event()
+
+    async def slow(context: ActionContext) -> None:
+        await gate.wait()
+
+    flow = "flow: f\ndefault: true\nsteps: [{id: a, action: m.slow, effect: read}, {id: b, end: completed}]"
+    async with Talk(flow, actions={"m.slow": slow}) as talk:
+        await talk.say("one")
+        body = {"content": {"type": "text", "text": "two", "payload": None, "metadata": {}}, "user_id": "u1"}
+        command = Command("process", "c1", "key-second", "h", body, correlation_id="corr", request_id="req")
+        assert (await talk.engine.submit(command, USER)).status == "queued"
+        gate.set()
+        await talk.rest()
+        execution = (await talk.record()).execution
+        assert execution is not None
+        assert (execution.correlation_id, execution.request_id) == ("corr", "req")
