@@ -15,6 +15,7 @@ from typing import Protocol
 
 from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
 from storage.models import Conversation, EventBatch, Flow, FlowVersion, InboxEntry, TimeMs
+from storage.record import record
 
 
 class StorageError(Exception):
@@ -49,7 +50,7 @@ class CommitOutcome(Enum):
     DUPLICATE = "duplicate"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Expected:
     """What the writer read. A commit happens only if the stored record still has both.
 
@@ -61,7 +62,7 @@ class Expected:
     fence: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Commit:
     """One atomic change of one conversation.
 

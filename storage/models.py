@@ -8,20 +8,10 @@ The field names are those of the API.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import field
+from typing import Any, Final, Literal
 
-if TYPE_CHECKING:
-    from dataclasses import dataclass as record
-else:
-
-    def record(*, frozen: bool, slots: bool) -> Any:
-        """Make a record: frozen for the type checker, which finds every assignment there is.
-
-        At run time a frozen dataclass sets each field by a call, which is a tenth of a whole turn here.
-        """
-        return dataclass(slots=slots)
-
+from storage.record import record
 
 Json = Any
 TimeMs = int

@@ -5,18 +5,19 @@ reduced again, unchanged, when a commit misses; so nothing in them may depend on
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Protocol
 
 from server.auth.principal import Principal
 from server.engine.flow.model import Flow
 from server.engine.types import Command
 from storage.models import Attempt, CommandState, Conversation, Event
+from storage.record import record
 
 FailureKind = Literal["error", "timeout", "unavailable", "bad_result", "interrupted"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CommandInput:
     """A command that is accepted by the commit of this reduction."""
 
@@ -24,12 +25,12 @@ class CommandInput:
     principal: Principal
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NextInbox:
     """The first command of the inbox has its turn. A refusal becomes its ``turn.failed``."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EffectDone:
     """An effect returned ``value`` (plain JSON)."""
 
@@ -39,7 +40,7 @@ class EffectDone:
     duration_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EffectFailed:
     """An effect failed. ``message`` is safe to show. ``unknown``: it may have happened nevertheless."""
 
@@ -51,7 +52,7 @@ class EffectFailed:
     unknown: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EffectProgress:
     """A running effect has something to tell."""
 
@@ -60,7 +61,7 @@ class EffectProgress:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Wake:
     """The record's ``wake_at`` has come: a retry is due, a lease has run out, or a fold goes on."""
 
@@ -69,7 +70,7 @@ class Wake:
     ``continue``: this owner split its fold and goes on."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Erase:
     """The conversation is deleted: what remains is a tombstone."""
 
@@ -77,7 +78,7 @@ class Erase:
 Input = CommandInput | NextInbox | EffectDone | EffectFailed | EffectProgress | Wake | Erase
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reduction:
     """The outcome of one reduction; the runner makes it durable.
 
@@ -101,7 +102,7 @@ class Reduction:
     unfinished: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Started:
     """Which flow a message starts, and which version of it."""
 
@@ -131,7 +132,7 @@ class Flows(Protocol):
         """Return what flows read as ``config``."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Incoming:
     """A message as steps see it: cleaned text, a pressed button's payload, and who sent it."""
 

@@ -1,13 +1,13 @@
 """What goes into the engine and what comes out: commands, acceptances, publications."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from storage.models import CommandState, Conversation, EventBatch
+from storage.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Command:
     """A validated client command.
 
@@ -28,7 +28,7 @@ class Command:
     timezone: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Accepted:
     """A command was durably accepted.
 
@@ -46,7 +46,7 @@ class Accepted:
     record: Conversation
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Publication:
     """A commit that happened: the record after it and the events in it (``batch`` None: no events)."""
 

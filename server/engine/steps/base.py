@@ -4,7 +4,6 @@ A step type is one file in this folder. It parses its own keys from a flow file 
 part of a turn. It is pure: whatever touches the world is asked for as an ``Effect``.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 from server.engine.draft import Draft, StepFailure
@@ -13,40 +12,41 @@ from server.engine.flow.model import StepCommon
 from server.engine.flow.node import Node
 from server.engine.inputs import EffectFailed, Incoming
 from storage.models import Attempt, ExecutionStatus
+from storage.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Next:
     """The step is done; go on with its ``goto`` or the following step."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Skip:
     """The step's ``if`` is false; go on with the step below it, whatever its ``goto`` says."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Goto:
     """The step is done; go on there."""
 
     step_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Wait:
     """The step waits; the draft holds what for."""
 
     status: ExecutionStatus
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Effect:
     """Run this attempt once its intent is durable."""
 
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RetryLater:
     """Run the next attempt when ``attempt.retry_at`` has come."""
 
@@ -54,7 +54,7 @@ class RetryLater:
     failure: StepFailure
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Finish:
     """The frame ends here."""
 
@@ -62,7 +62,7 @@ class Finish:
     output: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Fail:
     """The step failed; its ``on_error`` decides."""
 
