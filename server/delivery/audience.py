@@ -6,14 +6,18 @@ inspect. An event names the least of them that may see it; what is left is filte
 Pure; events, acks, snapshots, history and REST all go through here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from server.auth.principal import Principal
 from server.engine.views import iso
 from storage.models import Audience, Conversation, Event
 
-_RANK: Final[Mapping[str, int]] = {"owner": 0, "agent": 1, "full": 2}
+_SEES: Final[Mapping[Audience, frozenset[str]]] = {
+    "owner": frozenset({"owner"}),
+    "agent": frozenset({"owner", "agent"}),
+    "full": frozenset({"owner", "agent", "full"}),
+}
 _TURN_ENDS: Final = frozenset({"turn.completed", "turn.failed"})
 MESSAGE_EVENTS: Final = frozenset({"message.received", "message.completed"})
 
@@ -39,25 +43,40 @@ def audience_for(principal: Principal, owner: str | None) -> Audience | None:
     return None
 
 
-def event_view(event: Event, audience: Audience, owner: str | None = None) -> dict[str, Any] | None:
-    """Return ``event`` as ``audience`` sees it on the wire, or None where it may not see it.
+def event_views(
+    events: Iterable[Event], audience: Audience, owner: str | None = None
+) -> list[dict[str, Any]]:
+    """Return those of ``events`` that ``audience`` may see, as they stand on the wire.
 
     ``owner`` is the conversation's user, for requests that name whom they are meant for.
     """
-    if _RANK[event.audience] > _RANK[audience]:
-        return None
-    if event.type == "slots.updated" and audience == "agent":
-        return None
-    return {
-        "type": event.type,
-        "offset": event.offset,
-        "time": iso(event.time),
-        "execution_id": event.execution_id,
-        "step_id": event.step_id,
-        "command_id": event.command_id,
-        "cause": event.cause,
-        "data": data_view(event.type, event.data, audience, owner),
-    }
+    sees = _SEES[audience]
+    time_ms, time = -1, ""  # the events of a commit have one time
+    views = []
+    for event in events:
+        if event.audience not in sees or (audience == "agent" and event.type == "slots.updated"):
+            continue
+        if event.time != time_ms:
+            time_ms, time = event.time, iso(event.time)
+        data = event.data
+        views.append(
+            {
+                "type": event.type,
+                "offset": event.offset,
+                "time": time,
+                "execution_id": event.execution_id,
+                "step_id": event.step_id,
+                "command_id": event.command_id,
+                "cause": event.cause,
+                "data": data if audience == "full" else data_view(event.type, data, audience, owner),
+            }
+        )
+    return views
+
+
+def event_view(event: Event, audience: Audience, owner: str | None = None) -> dict[str, Any] | None:
+    """Return one event as ``event_views`` does, or None where ``audience`` may not see it."""
+    return next(iter(event_views((event,), audience, owner)), None)
 
 
 def data_view(

@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from protocol.errors import Refused
-from server.delivery.audience import event_view
+from server.delivery.audience import event_views
 from storage.models import Audience, Conversation, Event, EventBatch
 
 FRAME_MAX_BYTES: Final = 512 * 1024
@@ -51,8 +51,7 @@ class CommitFrames:
 
 def encode_events(events: Iterable[Event], audience: Audience, owner: str | None) -> bytes:
     """Return the visible ones of ``events`` as JSON, commas between, without brackets."""
-    views = [view for event in events if (view := event_view(event, audience, owner)) is not None]
-    return orjson.dumps(views)[1:-1]
+    return orjson.dumps(event_views(events, audience, owner))[1:-1]
 
 
 def events_frame(conversation_id: str, epoch: str, first: int, last: int, events: bytes) -> bytes:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
@@ -32,6 +32,7 @@ from server.engine.inputs import (
     Reduction,
     Wake,
 )
+from server.engine.lanes import Lanes
 from server.engine.reducer import conversation_not_found, reduce
 from server.engine.schedule import Claimant, wake_at
 from server.engine.seeds import Seeds
@@ -98,40 +99,6 @@ class EngineStats:
 
 
 @dataclass(slots=True)
-class _Lane:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
-class _Turnstile:
-    """Holds a lane for the length of an ``async with``; the last one out removes it."""
-
-    __slots__ = ("_key", "_lane", "_lanes")
-
-    def __init__(self, lanes: dict[Key, _Lane], key: Key, lane: _Lane) -> None:
-        self._lanes = lanes
-        self._key = key
-        self._lane = lane
-
-    async def __aenter__(self) -> None:
-        self._lane.users += 1
-        try:
-            await self._lane.lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._lane.lock.release()
-        self._leave()
-
-    def _leave(self) -> None:
-        self._lane.users -= 1
-        if self._lane.users == 0:
-            self._lanes.pop(self._key, None)
-
-
-@dataclass(slots=True)
 class _Running:
     attempt: Attempt
     fence: int
@@ -173,7 +140,7 @@ class Engine:
             SHORT_RING_SIZE if store.detects_duplicates else RING_SIZE
         )
         self._cache = RecordCache(self._options.cache_bytes)
-        self._lanes: dict[Key, _Lane] = {}
+        self._lanes = Lanes(LANE_LIMIT)
         self._running: dict[Key, _Running] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -259,7 +226,7 @@ class Engine:
         if self._stopping:
             raise Refused(ErrorCode.OVERLOADED, "The server is shutting down.", retry_after_ms=1000)
         key = (principal.tenant_id, command.conversation_id)
-        async with self._lane(key):
+        async with self._lanes.hold(key):
             return await self._submit(key, command, principal)
 
     async def _submit(self, key: Key, command: Command, principal: Principal) -> Accepted:
@@ -451,7 +418,7 @@ class Engine:
 
     async def _work_off(self, key: Key) -> None:
         """Give each waiting command its turn, each in a commit of its own."""
-        async with self._lane(key, bounded=False):
+        async with self._lanes.hold(key, bounded=False):
             await self._drain(key)
 
     async def _drain(self, key: Key) -> None:
@@ -499,7 +466,7 @@ class Engine:
             StoreUnavailable: send it again.
         """
         key = (tenant_id, conversation_id)
-        async with self._lane(key):
+        async with self._lanes.hold(key):
             for _ in range(MAX_MISSES):
                 record, _ = await self._record(key, fresh=True)
                 if record is None or record.deleted_at is not None:
@@ -631,7 +598,7 @@ class Engine:
     async def _settle_alone(
         self, key: Key, before: Conversation | None, commit: Commit, reduction: Reduction
     ) -> None:
-        async with self._lane(key, bounded=False):
+        async with self._lanes.hold(key, bounded=False):
             for _ in range(SETTLE_TRIES):
                 if await self._settle(key, commit) is CommitOutcome.COMMITTED:
                     break
@@ -754,7 +721,7 @@ class Engine:
         fresh = False
         while True:
             try:
-                async with self._lane(key, bounded=False):
+                async with self._lanes.hold(key, bounded=False):
                     if await self._feed_once(key, fence, result, fresh=fresh):
                         return
                 fresh = True
@@ -821,7 +788,7 @@ class Engine:
         await self._wake(key, "due")
 
     async def _wake(self, key: Key, why: str) -> None:
-        async with self._lane(key, bounded=False):
+        async with self._lanes.hold(key, bounded=False):
             if key in self._running or self._stopping:
                 return
             record, _ = await self._record(key, fresh=True)
@@ -881,17 +848,6 @@ class Engine:
             return  # the next sweep finds it if it did not happen
 
     # --- lanes and tasks --------------------------------------------------------------------------
-
-    def _lane(self, key: Key, *, bounded: bool = True) -> "_Turnstile":
-        """Return the conversation's lane: ``async with`` holds it, first come, first served."""
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane()
-        if bounded and lane.users >= LANE_LIMIT:
-            raise Refused(
-                ErrorCode.OVERLOADED, "Too many messages for this conversation at once.", retry_after_ms=500
-            )
-        return _Turnstile(self._lanes, key, lane)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._stopping:
