@@ -437,7 +437,7 @@ class Draft:
                 "tenant": {"id": self.before.tenant_id},
                 "config": self.flows.config(),
                 "event": {},
-                "now": self.local_time(),
+                "now": self.local_time().isoformat(timespec="milliseconds"),
                 "today": self.today,
             }
         return {**self._context, **extra} if extra else self._context

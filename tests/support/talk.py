@@ -33,6 +33,8 @@ class Talk:
         instance_id: str = "i1",
         sole_writer: bool = True,
         session_ms: int = 0,
+        locale: str | None = None,
+        timezone: str | None = None,
     ) -> None:
         self.clock = clock or VirtualClock()
         self._owns_store = store is None
@@ -52,6 +54,7 @@ class Talk:
         )
         self.sweeper = Sweeper(self.store, self.clock, self.engine)
         self._keys = 0
+        self._locale, self._timezone = locale, timezone
 
     async def __aenter__(self) -> "Talk":
         if self._owns_store:
@@ -77,7 +80,16 @@ class Talk:
             key = f"key-{self._keys:05d}"
         whole = {"type": kind, "conversation_id": to, **body}
         return await self.engine.submit(
-            Command(kind, to, key, repr(sorted(whole.items(), key=str)), whole), who
+            Command(
+                kind,
+                to,
+                key,
+                repr(sorted(whole.items(), key=str)),
+                whole,
+                locale=self._locale,
+                timezone=self._timezone,
+            ),
+            who,
         )
 
     async def say(
