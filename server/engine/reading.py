@@ -3,11 +3,18 @@
 from server.engine.draft import Draft
 from server.engine.flow.expressions import ExpressionFailed
 from server.engine.flow.model import Flow, Slot
-from server.engine.flow.slots import read_slot
+from server.engine.flow.slots import Reading, read_slot
 
 
-def fill_slots(draft: Draft, flow: Flow, text: str, *, focused: str | None = None) -> None:
-    """Fill every empty slot that ``text`` unmistakably names, except text ones and ``focused``."""
+def fill_slots(
+    draft: Draft, flow: Flow, text: str, *, focused: str | None = None, taken: Reading | None = None
+) -> None:
+    """Fill every empty slot that ``text`` unmistakably names, except text ones and ``focused``.
+
+    One mention fills one slot: ``taken`` is what ``focused`` was read from, and of two date slots the
+    first that is declared gets the only date.
+    """
+    spans = [] if taken is None else [(taken.start, taken.end)]
     for name, slot in flow.slots.items():
         if name == focused or slot.type == "text" or draft.slots.get(name) is not None:
             continue
@@ -19,8 +26,11 @@ def fill_slots(draft: Draft, flow: Flow, text: str, *, focused: str | None = Non
             locale=draft.before.locale,
             focused=False,
         )
-        if reading is not None and _fits(draft, slot, reading.value):
+        if reading is None or any(reading.start < end and start < reading.end for start, end in spans):
+            continue
+        if _fits(draft, slot, reading.value):
             draft.set_slot(name, reading.value)
+            spans.append((reading.start, reading.end))
 
 
 def complaint(draft: Draft, slot: Slot, value: object) -> str | None:

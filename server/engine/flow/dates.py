@@ -1,15 +1,14 @@
 """Dates in messages: written, named and relative, in the conversation's timezone.
 
-A few compact rules instead of a general parser: those cost milliseconds a message where a turn has
-microseconds, and guess where a booking must not. A date that could be two dates is none.
+A few compact rules before the general parser (``natural``): that costs milliseconds a message where a
+turn has microseconds, and guesses where a booking must not. A date that could be two dates is none.
 """
 
+import calendar
 import datetime
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from server.engine.flow.words import Word, word_set, words_of
 
@@ -69,18 +68,63 @@ _FOCUSED_RELATIVE: Final = {"morgen": 1, "manana": 1}
 _COUNTS: Final = {
     word: number
     for number, words in enumerate(
-        ("a an one ein einem un une una", "two zwei deux dos", "three drei trois tres", "four vier", "five"),
+        (
+            "a an one ein einem einer un une una um uma een",
+            "two zwei deux dos due dois duas twee",
+            "three drei trois tres tre drie",
+            "four vier quatre cuatro quattro quatro",
+            "five funf cinq cinco cinque vijf",
+            "six sechs seis sei zes",
+            "seven sieben siete sette sete zeven",
+            "eight acht huit ocho otto oito",
+            "nine neun neuf nueve nove negen",
+            "ten zehn dix diez dieci dez tien",
+            "eleven elf onze once undici",
+            "twelve zwolf douze doce dodici twaalf",
+        ),
         1,
     )
     for word in words.split()
 }
-_UNIT_DAYS: Final = {
-    **dict.fromkeys(word_set("day days tag tagen jour jours dia dias giorno giorni"), 1),
+UNITS: Final = {
+    **dict.fromkeys(word_set("day days tag tagen jour jours dia dias giorno giorni dag dagen"), (1, 0)),
     **dict.fromkeys(
-        word_set("week weeks woche wochen semaine semaines semana semanas settimana settimane"), 7
+        word_set("week weeks woche wochen semaine semaines semana semanas settimana settimane weken"),
+        (7, 0),
     ),
+    **dict.fromkeys(word_set("fortnight fortnights"), (14, 0)),
+    **dict.fromkeys(word_set("month months monat monaten mois mes meses mese mesi maand maanden"), (0, 1)),
+    **dict.fromkeys(word_set("year years jahr jahren annee annees ano anos anno anni jaar"), (0, 12)),
 }
-_IN: Final = frozenset({"in", "within", "dans", "en", "tra", "em", "over"})
+"""What a unit of time is in days and months."""
+_IN: Final = frozenset({"in", "within", "dans", "en", "dentro", "tra", "fra", "em", "over"})
+_FROM: Final = {"from": 1, "after": 1, "before": -1}
+_NOW: Final = frozenset({"now", "today"})
+_NEXT: Final = frozenset({"next", "following", "nachste", "nachsten", "nachster"})
+_LAST: Final = frozenset({"last", "past", "letzten", "letzter", "vorigen"})
+_LAST_BEHIND: Final = frozenset({"dernier", "pasado", "passato", "scorso", "passado"})
+_NOT: Final = frozenset({"not", "nicht", "pas"})
+_AND: Final = frozenset({"and", "und", "et", "y", "e", "en"})
+_BETWEEN: Final = frozenset({"on", "the", "am", "le", "el", "this"})
+_ORDINALS: Final = {
+    word: number
+    for number, words in enumerate(
+        (
+            "first erster ersten premier primero primo",
+            "second zweiter zweiten",
+            "third dritter dritten",
+            "fourth",
+            "fifth",
+            "sixth",
+            "seventh",
+            "eighth",
+            "ninth",
+            "tenth",
+        ),
+        1,
+    )
+    for word in words.split()
+}
 _OF: Final = frozenset({"of", "de", "of the", "den", "the"})
 
 
@@ -92,7 +136,7 @@ _MONTHS: Final[Mapping[str, int]] = _table(_MONTH_NAMES, 1)
 _WEEKDAYS: Final[Mapping[str, int]] = _table(_WEEKDAY_NAMES, 0)
 _SHORT: Final[Mapping[str, int]] = _table(_SHORT_WEEKDAYS, 0)
 _HINTS: Final = frozenset(
-    {*_MONTHS, *_WEEKDAYS, *_SHORT, *_RELATIVE, *_FOCUSED_RELATIVE, *_UNIT_DAYS, "apres", "pasado"}
+    {*_MONTHS, *_WEEKDAYS, *_SHORT, *_RELATIVE, *_FOCUSED_RELATIVE, *UNITS, "apres", "pasado"}
 )
 
 _NUMERIC: Final = re.compile(
@@ -106,28 +150,22 @@ _DAY: Final = re.compile(r"(\d{1,2})(st|nd|rd|th|er|e|o)?", re.ASCII)
 _MONTH_FIRST: Final = frozenset({"us", "ph", "fm", "pw"})
 
 
-class DateMention(NamedTuple):
-    """A date in a text. ``weak`` ones count only where a date was asked for."""
+MAX_YEARS_BACK: Final = 150
+MAX_YEARS_AHEAD: Final = 100
+"""How far from today a date in a message may lie: births and bonds, but no slip of a digit."""
 
-    date: datetime.date
+
+class DateMention(NamedTuple):
+    """A date in a text. ``weak`` ones count only where a date was asked for.
+
+    No ``date`` says that something here is about dates and not understood ("3 days before Easter").
+    """
+
+    date: datetime.date | None
     start: int
     end: int
     weak: bool = False
     weekday: bool = False
-
-
-@lru_cache(maxsize=512)
-def _zone(timezone: str) -> datetime.tzinfo:
-    try:
-        return ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return datetime.UTC
-
-
-def local_date(now_ms: int, timezone: str | None) -> datetime.date:
-    """Return the date at ``now_ms`` in the timezone; in UTC where it is unknown."""
-    zone = _zone(timezone) if timezone else datetime.UTC
-    return datetime.datetime.fromtimestamp(now_ms / 1000, zone).date()
 
 
 def read_date(text: str, *, today: datetime.date, locale: str | None, focused: bool) -> DateMention | None:
@@ -137,11 +175,33 @@ def read_date(text: str, *, today: datetime.date, locale: str | None, focused: b
     with "next" or without.
     """
     found = [m for m in _mentions(text, today, locale, focused) if focused or not m.weak]
+    if len(found) == 1:
+        return found[0] if _near(found[0].date, today) else None
+    if found:
+        found = [m for m in found if not any(_inside(m, other) for other in found)]
     written = [m for m in found if not m.weekday]
     chosen = written or found
-    if not chosen or any(m.date != chosen[0].date for m in chosen):
+    if not chosen or any(m.date != chosen[0].date for m in chosen) or not _near(chosen[0].date, today):
         return None
+    day = chosen[0].date
+    if day is None or any(m.date is not None and m.date.weekday() != day.weekday() for m in found):
+        return None  # "Friday in a week" said on a Saturday, "Monday, 24 November" of a Tuesday
     return chosen[0]
+
+
+def names_dates(text: str, *, today: datetime.date, locale: str | None) -> bool:
+    """Tell whether the rules find anything about dates in the text, understood or not."""
+    return next(_mentions(text, today, locale, True), None) is not None or bool(_NUMERIC.search(text))
+
+
+def _near(date: datetime.date | None, today: datetime.date) -> bool:
+    return date is not None and -MAX_YEARS_BACK <= date.year - today.year <= MAX_YEARS_AHEAD
+
+
+def _inside(mention: DateMention, other: DateMention) -> bool:
+    """Tell whether a mention is only part of a longer one: ``tuesday`` in ``a week from tuesday``."""
+    within = other.start <= mention.start and mention.end <= other.end
+    return within and other.end - other.start > mention.end - mention.start
 
 
 def _mentions(text: str, today: datetime.date, locale: str | None, focused: bool) -> Iterator[DateMention]:
@@ -214,8 +274,10 @@ def _named(words: tuple[Word, ...], index: int, today: datetime.date, focused: b
     word = words[index]
     if word.text in _MONTHS:
         return _month(words, index, today)
-    if word.text in _UNIT_DAYS:
-        return _in_days(words, index, today)
+    if word.text in UNITS:
+        return _in_units(words, index, today)
+    if _denied(words, index):
+        return None
     days = _RELATIVE.get(word.text)
     if days is None and focused:
         days = _FOCUSED_RELATIVE.get(word.text)
@@ -224,7 +286,7 @@ def _named(words: tuple[Word, ...], index: int, today: datetime.date, focused: b
     weekday = _WEEKDAYS.get(word.text, _SHORT.get(word.text))
     if weekday is None:
         return None
-    ahead = (weekday - today.weekday() - 1) % 7 + 1
+    ahead = _weekday_ahead(words, index, weekday, today)
     return _later(today, ahead, word.start, word.end, weak=word.text in _SHORT, weekday=True)
 
 
@@ -245,15 +307,81 @@ def _relative(words: tuple[Word, ...], index: int, days: int, today: datetime.da
     return _later(today, days, start, words[index].end)
 
 
-def _in_days(words: tuple[Word, ...], index: int, today: datetime.date) -> DateMention | None:
-    """``in 3 days``, ``in a week``."""
-    if index < 2 or words[index - 2].text not in _IN:
+def _denied(words: tuple[Word, ...], index: int) -> bool:
+    """``not tomorrow``, ``not on Monday``."""
+    before = [word.text for word in words[max(0, index - 2) : index]]
+    return before[-1:] != [] and (
+        before[-1] in _NOT or (len(before) == 2 and before[0] in _NOT and before[1] in _BETWEEN)
+    )
+
+
+def _weekday_ahead(words: tuple[Word, ...], index: int, weekday: int, today: datetime.date) -> int:
+    """Return how many days away a weekday is: the next one, of next week, or the last one."""
+    before = [word.text for word in words[max(0, index - 2) : index]]
+    behind = [word.text for word in words[index + 1 : index + 4]]
+    ahead = (weekday - today.weekday() - 1) % 7 + 1
+    if (before[-1:] and before[-1] in _LAST) or (behind[:1] and behind[0] in _LAST_BEHIND):
+        return (weekday - today.weekday()) % 7 - 7
+    behind = behind[1:] if behind[:1] in (["of"], ["in"]) else behind
+    for pair in (before, behind[:2]):
+        if len(pair) == 2 and pair[0] in _NEXT and UNITS.get(pair[1]) == (7, 0):
+            return 7 - today.weekday() + weekday
+    return ahead
+
+
+def _in_units(words: tuple[Word, ...], index: int, today: datetime.date) -> DateMention | None:
+    """``in 3 days``, ``in a month``, ``two weeks from now``, ``3 days after tomorrow``, ``a year ago``."""
+    if index < 1:
         return None
-    count = words[index - 1].text
-    number = int(count) if count.isdecimal() and len(count) <= 4 else _COUNTS.get(count)
+    text = words[index - 1].text
+    number = int(text) if text.isdecimal() and len(text) <= 4 else _COUNTS.get(text)
     if number is None:
         return None
-    return _later(today, number * _UNIT_DAYS[words[index].text], words[index - 2].start, words[index].end)
+    behind = words[index + 1 : index + 3]
+    first, last, base, sign = words[index - 1], words[index], today, 1
+    if behind and behind[0].text == "ago":
+        last, sign = behind[0], -1
+    elif len(behind) == 2 and behind[0].text in _FROM:
+        last, sign = behind[1], _FROM[behind[0].text]
+        moved = _base(behind[1].text, today)
+        if moved is None:
+            return DateMention(None, first.start, last.end)
+        base = moved
+    elif index >= 2 and words[index - 2].text in _IN:
+        first = words[index - 2]
+    elif _goes_on(words, index):
+        return DateMention(None, first.start, last.end)
+    else:
+        return None
+    date = _moved(base, sign * number, *UNITS[words[index].text])
+    return DateMention(date, first.start, last.end)
+
+
+def _goes_on(words: tuple[Word, ...], index: int) -> bool:
+    """Tell whether this continues a span: the days of ``in 3 months and 5 days``."""
+    before = index - (3 if index >= 3 and words[index - 2].text in _AND else 2)
+    return before >= 0 and words[before].text in UNITS
+
+
+def _base(text: str, today: datetime.date) -> datetime.date | None:
+    if text in _NOW:
+        return today
+    days = _RELATIVE.get(text)
+    if days is None and text in _WEEKDAYS:
+        days = (_WEEKDAYS[text] - today.weekday() - 1) % 7 + 1
+    return None if days is None else _moved(today, days, 1, 0)
+
+
+def _moved(base: datetime.date, count: int, days: int, months: int) -> datetime.date | None:
+    """Return a date so many units away; the last of the month where it has no such day."""
+    try:
+        if not months:
+            return base + datetime.timedelta(days=count * days)
+        years, month = divmod(base.year * 12 + base.month - 1 + count * months, 12)
+        last = calendar.monthrange(years, month + 1)[1]
+        return base.replace(year=years, month=month + 1, day=min(base.day, last))
+    except (OverflowError, ValueError):
+        return None
 
 
 def _month(words: tuple[Word, ...], index: int, today: datetime.date) -> DateMention | None:
@@ -270,7 +398,7 @@ def _month(words: tuple[Word, ...], index: int, today: datetime.date) -> DateMen
     if day is None:
         return None
     year = words[last + 1].text if last + 1 < len(words) else ""
-    if len(year) == 4 and year.isdecimal() and year.startswith(("19", "20", "21")):
+    if len(year) == 4 and year.isdecimal() and year[0] in "12":
         date, last = _date(int(year), month, day), last + 1
     else:
         date = _next(month, day, today)
@@ -278,6 +406,8 @@ def _month(words: tuple[Word, ...], index: int, today: datetime.date) -> DateMen
 
 
 def _day_number(text: str) -> int | None:
+    if text in _ORDINALS:
+        return _ORDINALS[text]
     found = _DAY.fullmatch(text)
     return int(found[1]) if found and 1 <= int(found[1]) <= 31 else None
 

@@ -42,7 +42,7 @@ RULES: Final[Mapping[str, tuple[Severity, str]]] = {
     "unknown-slot": ("error", "A slot that is not declared."),
     "unknown-variable": ("error", "A variable that is neither declared nor saved."),
     "ask-unknown-slot": ("error", "A question for a slot that the step does not collect."),
-    "choice-options": ("error", "A choice without options, or options without a choice."),
+    "choice-options": ("error", "A choice without options, or options where they have no place."),
     "ambiguous-alias": ("error", "An option or alias that means two things."),
     "slot-default": ("error", "A default that is no value of its slot."),
     "save-path": ("error", "A place to save to that is neither variables.name nor slots.name."),
@@ -167,11 +167,17 @@ _SAMPLES: Final[Mapping[str, Any]] = {
     "integer": 1,
     "boolean": True,
     "date": "2026-11-21",
+    "time": "14:30",
+    "datetime": "2026-11-21T14:30:00Z",
     "email": "ann@example.org",
+    "phone": "+4930901820",
+    "url": "https://example.org/",
 }
 
 
 def _sample(slot: Slot) -> Any:
+    if slot.items is not None:
+        return [_sample(slot.items)]
     return slot.options[0] if slot.type == "choice" else _SAMPLES[slot.type]
 
 

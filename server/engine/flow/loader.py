@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 from server.engine.flow.expressions import KEYWORDS, RESERVED, compile_expression
 from server.engine.flow.lint import lint
 from server.engine.flow.model import (
+    ITEM_TYPES,
+    MAX_ITEMS,
     MAX_TIMEOUT_MS,
     SLOT_TYPES,
     Flow,
@@ -26,6 +28,7 @@ from server.engine.flow.model import (
     Validation,
 )
 from server.engine.flow.node import COMMON_FIELDS, FLOW_ID, NAME, Findings, Node, did_you_mean
+from server.engine.flow.phones import regions
 from server.engine.flow.slots import SlotInvalid, fold, normalise
 from server.engine.flow.source import Fields, SourceInvalid, read_source
 
@@ -43,7 +46,7 @@ LATER_STEPS: Final = (
     "handoff",
 )
 _NEVER: Final = compile_expression("false")
-LATER_SLOT_TYPES: Final = ("time", "datetime", "phone", "url", "list", "object")
+LATER_SLOT_TYPES: Final = ("object",)
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 MAX_STEPS: Final = 1_000
 MAX_OPTIONS: Final = 200
@@ -198,6 +201,10 @@ def _known_steps() -> Mapping[str, StepType]:
     return step_types()
 
 
+def _item_type(kind: str | None) -> SlotType:
+    return next((each for each in ITEM_TYPES if each == kind), "text")
+
+
 class _FlowReader:
     """Reads one flow's mapping from top to bottom."""
 
@@ -300,10 +307,50 @@ class _FlowReader:
             pii=node.boolean("pii"),
             keep=node.boolean("keep"),
             prompt=node.template("prompt") if node.has("prompt") else None,
+            region=self._region(node, kind),
         )
+        if kind == "list":
+            slot = self._list(node, slot)
         default = self._default(node, slot)
         node.finish()
         return replace(slot, default=default)
+
+    def _list(self, node: Node, slot: Slot) -> Slot:
+        minimum = node.integer("min", 0, MAX_ITEMS, 1)
+        maximum = node.integer("max", 1, MAX_ITEMS, max(20, minimum))
+        if minimum > maximum:
+            node.problem("out-of-range", f'"min" is more than "max" ({maximum})', "min")
+        return replace(slot, items=self._items(node, slot.name), minimum=minimum, maximum=maximum)
+
+    def _items(self, node: Node, name: str) -> Slot:
+        """Read what a list is made of: a type, or a mapping with one and what belongs to it."""
+        if not node.is_mapping("items"):
+            kind = node.choice("items", ITEM_TYPES, required=True)
+            if kind == "choice":
+                node.problem(
+                    "choice-options", "items of type choice need {type: choice, options: [...]}", "items"
+                )
+            return Slot(name, _item_type(kind))
+        inner = node.mapping("items", what='"items"')
+        assert inner is not None
+        kind = inner.choice("type", ITEM_TYPES, required=True)
+        item_type = _item_type(kind)
+        options = inner.names("options")
+        self._check_options(inner, item_type, options)
+        aliases, region = self._aliases(inner, options), self._region(inner, item_type)
+        inner.finish()
+        return Slot(name, item_type, options, aliases, region=region)
+
+    def _region(self, node: Node, kind: SlotType) -> str | None:
+        region = node.text("region") if kind == "phone" else None
+        if region is not None and region not in regions():
+            hint = (
+                "GB" if region.upper() == "UK" else next((r for r in regions() if r == region.upper()), None)
+            )
+            message = '"region" should be a country of ISO 3166, in two capital letters, such as FR'
+            node.problem("unknown-option", message, "region", hint)
+            return None
+        return region
 
     def _slot_type(self, node: Node) -> SlotType:
         found = node.value("type")
@@ -316,9 +363,13 @@ class _FlowReader:
     def _check_options(self, node: Node, kind: SlotType, options: tuple[str, ...]) -> None:
         if kind == "choice" and not options:
             node.problem("choice-options", 'a slot of type choice needs "options"', "options")
-        if kind != "choice" and (node.has("options") or node.has("aliases")):
-            key = "options" if node.has("options") else "aliases"
-            node.problem("choice-options", f'"{key}" is for slots of type choice', key)
+        if kind == "boolean" and options and len(options) != 2:
+            message = "a boolean has two options: what its yes and what its no is called"
+            node.problem("choice-options", message, "options")
+        key = "options" if node.has("options") and kind != "boolean" else "aliases"
+        if kind != "choice" and node.has(key):
+            where = "; what a list is made of stands in its items" if kind == "list" else ""
+            node.problem("choice-options", f'"{key}" is for slots of type choice{where}', key)
         if len(options) > MAX_OPTIONS:
             node.problem("out-of-range", f"a slot may have at most {MAX_OPTIONS} options", "options")
         folded: dict[str, str] = {}

@@ -6,7 +6,7 @@ no errors. Step kinds live in ``server.engine.steps`` and derive from ``Step``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, get_args
 
 from server.engine.flow.expressions import Expression
 from server.engine.flow.templates import Template
@@ -18,9 +18,27 @@ Json = Any
 Path = tuple[str, ...]
 Severity = Literal["error", "warning"]
 Effect = Literal["read", "idempotent", "write"]
-SlotType = Literal["text", "number", "integer", "boolean", "choice", "date", "email"]
+SlotType = Literal[
+    "text",
+    "number",
+    "integer",
+    "boolean",
+    "choice",
+    "date",
+    "time",
+    "datetime",
+    "email",
+    "phone",
+    "url",
+    "list",
+]
 
-SLOT_TYPES: Final[tuple[SlotType, ...]] = ("text", "number", "integer", "boolean", "choice", "date", "email")
+SLOT_TYPES: Final[tuple[SlotType, ...]] = get_args(SlotType)
+ITEM_TYPES: Final[tuple[SlotType, ...]] = tuple(
+    kind for kind in SLOT_TYPES if kind not in {"list", "boolean"}
+)
+"""What a list may be made of."""
+MAX_ITEMS: Final = 100
 RETRY_REASONS: Final = ("timeout", "unavailable", "error", "bad_result")
 """Why an attempt may be repeated: too slow, its service is away, it raised, it returned no JSON."""
 
@@ -67,6 +85,8 @@ class Slot:
 
     ``prompt`` is asked where a step brings no question of its own. ``default`` (normalised, null for
     none) is its value at a flow's start. ``keep`` says that starting the flow leaves it filled.
+    ``options`` of a boolean are what its yes and its no are called. ``region`` (ISO 3166) says whose
+    phone numbers those without a country code are. A list has ``minimum`` to ``maximum`` ``items``.
     """
 
     name: str
@@ -78,6 +98,10 @@ class Slot:
     keep: bool = False
     prompt: Template | None = None
     default: Json = None
+    region: str | None = None
+    items: "Slot | None" = None
+    minimum: int = 1
+    maximum: int = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,26 @@ Pure: the time, the timezone and the locale are given. ``focused`` says that thi
 then "yes", "2" or "the 21st" are answers. Unfocused, only an unmistakable mention counts, so that one
 message can fill several slots ("a checkup tomorrow, me@x.org") and none by accident.
 
-A slot type is one reader and one normaliser in the tables at the end.
+A slot type is one reader and one normaliser in the tables at the end. A reader that sees what was meant
+and must not guess raises ``Unclear``: the message fills nothing, and ``explain`` says what is missing.
 """
 
 import datetime
+import itertools
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
-from server.engine.flow.dates import local_date, read_date
+from server.engine.flow.dates import names_dates, read_date
 from server.engine.flow.model import Json, Slot, SlotType
+from server.engine.flow.moments import Unclear, read_datetime, read_time
+from server.engine.flow.natural import natural_date
+from server.engine.flow.phones import find_phones, phone_of, region_of
+from server.engine.flow.urls import find_urls, url_of
 from server.engine.flow.words import (
     Found,
     Phrases,
@@ -28,6 +34,7 @@ from server.engine.flow.words import (
     word_set,
     words_of,
 )
+from server.engine.flow.zones import iso, local_date, local_now
 
 __all__ = ["Reading", "SlotInvalid", "explain", "fold", "normalise", "question_options", "read_slot"]
 
@@ -70,7 +77,10 @@ def read_slot(
     The value has its stored form: dates are ISO dates, choices are options, numbers are floats. The
     slot's own ``validate`` rules are not applied here.
     """
-    return _READERS[slot.type](slot, _Said(text, focused, now_ms, timezone, locale))
+    try:
+        return _READERS[slot.type](slot, _Said(text, focused, now_ms, timezone, locale))
+    except Unclear:
+        return None
 
 
 def normalise(slot: Slot, value: Json) -> Json:
@@ -83,27 +93,46 @@ def normalise(slot: Slot, value: Json) -> Json:
 
 
 def question_options(slot: Slot) -> tuple[str, ...]:
-    """Return the answers to offer as buttons."""
-    return ("yes", "no") if slot.type == "boolean" else slot.options
+    """Return the answers to offer as buttons; of a list only where one item is enough."""
+    if slot.type == "boolean":
+        return slot.options or ("yes", "no")
+    if slot.items is not None:
+        return slot.items.options if slot.minimum <= 1 else ()
+    return slot.options
 
 
-def explain(slot: Slot, text: str) -> str:
+def explain(
+    slot: Slot, text: str, *, now_ms: int = 0, timezone: str | None = None, locale: str | None = None
+) -> str:
     """Return a sentence for the user: why ``text`` is no value of the slot, and what would be one."""
+    if slot.type in {"date", "datetime"} and _AMBIGUOUS_DATE.search(text):
+        return "That could be two dates; please write it like 2026-11-21."
+    try:
+        _READERS[slot.type](slot, _Said(text, True, now_ms, timezone, locale))
+    except Unclear as unclear:
+        return unclear.message
     if slot.type == "choice":
         return f"Please choose one of: {', '.join(slot.options)}."
-    if slot.type == "date" and _AMBIGUOUS_DATE.search(text):
-        return "That could be two dates; please write it like 2026-11-21."
+    if slot.type == "boolean" and slot.options:
+        return f"Please answer {slot.options[0]} or {slot.options[1]}."
+    if slot.type == "phone" and (slot.region or region_of(locale)) is not None:
+        return "That is not a phone number."
     return _EXPLANATIONS[slot.type]
 
 
-_AMBIGUOUS_DATE: Final = re.compile(r"\b\d{1,2}([/-])\d{1,2}(?:\1\d{2,4})?\b")
+_AMBIGUOUS_DATE: Final = re.compile(r"(?<![\w/-])\d{1,2}([/-])\d{1,2}(?:\1\d{2,4})?(?![\w/-])")
 _EXPLANATIONS: Final[Mapping[SlotType, str]] = {
     "text": "Please write something.",
     "number": "That is not a number.",
     "integer": "That is not a whole number.",
     "boolean": "Please answer yes or no.",
     "date": "That is not a date; try 2026-11-21, 21 November or tomorrow.",
+    "time": "That is not a time; try 14:30, 2 pm or noon.",
+    "datetime": "That is not a date with a time; try 2026-11-21 14:30, tomorrow at 2 pm or in 3 hours.",
     "email": "That is not an e-mail address.",
+    "phone": "That is not a phone number; please write it with its country code, like +49 30 901820.",
+    "url": "That is not a web address; try https://example.org.",
+    "list": "Please write them with commas between.",
 }
 
 
@@ -112,10 +141,7 @@ _EXPLANATIONS: Final[Mapping[SlotType, str]] = {
 
 def _read_text(slot: Slot, said: _Said) -> Reading | None:
     stripped = said.text.strip()
-    if not said.focused or not stripped:
-        return None
-    start = said.text.index(stripped)
-    return Reading(stripped, start, start + len(stripped))
+    return _whole(stripped, said.text) if said.focused and stripped else None
 
 
 def _normal_text(slot: Slot, value: Json) -> str:
@@ -248,6 +274,9 @@ def _read_boolean(slot: Slot, said: _Said) -> Reading | None:
     if not said.focused:
         return None
     words = words_of(said.text)
+    if slot.options and fold(said.text) in (labels := [fold(option) for option in slot.options]):
+        start, end = (words[0].start, words[-1].end) if words else (0, len(said.text))
+        return Reading(labels.index(fold(said.text)) == 0, start, end) if end else None
     said_yes = [word for word in words if word.text in _YES]
     said_no = [word for word in words if word.text in _NO]
     if bool(said_yes) == bool(said_no):
@@ -372,7 +401,18 @@ def _normal_choice(slot: Slot, value: Json) -> str:
 def _read_date(slot: Slot, said: _Said) -> Reading | None:
     today = local_date(said.now_ms, said.timezone)
     found = read_date(said.text, today=today, locale=said.locale, focused=said.focused)
-    return Reading(found.date.isoformat(), found.start, found.end) if found is not None else None
+    if found is not None and found.date is not None:
+        return Reading(found.date.isoformat(), found.start, found.end)
+    if not said.focused or names_dates(said.text, today=today, locale=said.locale):
+        return None
+    day = natural_date(said.text, today=today, locale=said.locale)
+    return _whole(day.isoformat(), said.text) if day is not None else None
+
+
+def _whole(value: Json, text: str) -> Reading:
+    stripped = text.strip()
+    start = text.index(stripped)
+    return Reading(value, start, start + len(stripped))
 
 
 _ISO_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -385,6 +425,54 @@ def _normal_date(slot: Slot, value: Json) -> str:
         except ValueError:
             pass
     raise SlotInvalid(f"{slot.name} should be a date such as 2026-11-21.")
+
+
+# -- time, and date with time ------------------------------------------------------------------------
+
+
+def _read_time(slot: Slot, said: _Said) -> Reading | None:
+    now = local_now(said.now_ms, said.timezone)
+    found = read_time(said.text, now=now, locale=said.locale, focused=said.focused)
+    return Reading(_time(found.value), found.start, found.end) if found is not None else None
+
+
+def _time(time: datetime.time) -> str:
+    # Seconds only where there are some: so times compare as text, also with the '17:00' of a condition.
+    return time.isoformat("seconds" if time.second else "minutes")
+
+
+_ISO_TIME: Final = re.compile(r"\d{2}:\d{2}(?::\d{2})?", re.ASCII)
+
+
+def _normal_time(slot: Slot, value: Json) -> str:
+    if isinstance(value, str) and _ISO_TIME.fullmatch(value):
+        try:
+            return _time(datetime.time.fromisoformat(value))
+        except ValueError:
+            pass
+    raise SlotInvalid(f"{slot.name} should be a time such as 14:30.")
+
+
+def _read_datetime(slot: Slot, said: _Said) -> Reading | None:
+    now = local_now(said.now_ms, said.timezone)
+    found = read_datetime(said.text, now=now, locale=said.locale, focused=said.focused)
+    return Reading(iso(found.value), found.start, found.end) if found is not None else None
+
+
+_ISO_DATETIME: Final = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:[Zz]|[+-]\d{2}:?\d{2})", re.ASCII
+)
+
+
+def _normal_datetime(slot: Slot, value: Json) -> str:
+    if isinstance(value, str) and _ISO_DATETIME.fullmatch(value):
+        try:
+            return iso(datetime.datetime.fromisoformat(value.upper()).replace(microsecond=0))
+        except (ValueError, OverflowError):
+            pass
+    raise SlotInvalid(
+        f"{slot.name} should be a date and time with its offset, such as 2026-11-21T14:30:00+01:00."
+    )
 
 
 # -- e-mail ------------------------------------------------------------------------------------------
@@ -415,6 +503,151 @@ def _normal_email(slot: Slot, value: Json) -> str:
     raise SlotInvalid(f"{slot.name} should be an e-mail address.")
 
 
+# -- phone and web address ---------------------------------------------------------------------------
+
+
+def _read_phone(slot: Slot, said: _Said) -> Reading | None:
+    region = slot.region or region_of(said.locale)
+    found = [m for m in find_phones(said.text, region) if said.focused or m.written_whole]
+    if len({mention.number for mention in found}) != 1:
+        return None
+    return Reading(found[0].number, found[0].start, found[0].end)
+
+
+def _normal_phone(slot: Slot, value: Json) -> str:
+    number = phone_of(value, slot.region) if isinstance(value, str) else None
+    if number is None:
+        raise SlotInvalid(f"{slot.name} should be a phone number such as +4930901820.")
+    return number
+
+
+def _read_url(slot: Slot, said: _Said) -> Reading | None:
+    if "." not in said.text and "://" not in said.text:
+        return None
+    found = [m for m in find_urls(said.text) if said.focused or not m.weak]
+    written = [m for m in found if not m.weak] or found
+    if len({mention.url for mention in written}) != 1:
+        return None
+    return Reading(written[0].url, written[0].start, written[0].end)
+
+
+def _normal_url(slot: Slot, value: Json) -> str:
+    url = url_of(value.strip()) if isinstance(value, str) else None
+    if url is None:
+        raise SlotInvalid(f"{slot.name} should be a web address such as https://example.org.")
+    return url
+
+
+# -- list --------------------------------------------------------------------------------------------
+
+_BETWEEN: Final = re.compile(
+    r"(?:[;\n\u2022]|,(?!\d)|(?<!\d),|&(?=\s)|(?<!\S)(?:and|und|et|y|e|en)(?!\S))+", re.IGNORECASE
+)
+_BULLET: Final = re.compile(r"\s*(?:[-*\u2022]|\d{1,2}[.)])\s+")
+_OVERHEARD_ITEMS: Final = frozenset({"choice", "email", "phone", "url"})
+_NOTHING: Final = word_set("none nothing keine keines nichts aucun aucune rien ninguno nada")
+MAX_LIST_CHARS: Final = 4_000
+
+
+def _read_list(slot: Slot, said: _Said) -> Reading | None:
+    """Every part of the answer has to be an item; unasked, an option or address for itself will do."""
+    item = slot.items
+    if item is None or not said.text.strip() or (not said.focused and item.type not in _OVERHEARD_ITEMS):
+        return None
+    if len(said.text) > MAX_LIST_CHARS:
+        raise Unclear("That is too long; please write only the items, with commas between.")
+    if slot.minimum == 0 and said.focused and fold(said.text) in _NOTHING:
+        return _whole([], said.text)
+    items = _items(slot, item, said)
+    if items.strange and said.focused:
+        why = explain(item, items.strange, now_ms=said.now_ms, timezone=said.timezone, locale=said.locale)
+        raise Unclear(f'I do not understand "{items.strange[:60]}". {why}')
+    if not items.values:
+        return None
+    if not slot.minimum <= len(items.values) <= slot.maximum:
+        raise Unclear(_count_problem(slot, len(items.values)))
+    return Reading(items.values, items.start, items.end)
+
+
+class _Items(NamedTuple):
+    """The items of a text, each once, with where they stand; ``strange`` is the first part that is none."""
+
+    values: list[Json]
+    start: int
+    end: int
+    strange: str = ""
+
+
+def _items(slot: Slot, item: Slot, said: _Said) -> _Items:
+    if item.type == "choice" and (named := _named_options(item, said.text)).values:
+        return named
+    values: list[Json] = []
+    first, last = len(said.text), 0
+    for start, end in _parts(said.text):
+        part = said.text[start:end]
+        found = read_slot(
+            item,
+            part,
+            now_ms=said.now_ms,
+            timezone=said.timezone,
+            locale=said.locale,
+            focused=said.focused,
+        )
+        if found is None and said.focused:
+            return _Items(values, 0, 0, part)
+        if found is not None:
+            first, last = min(first, start + found.start), max(last, start + found.end)
+            values += [found.value] if found.value not in values else []
+        if len(values) > slot.maximum:
+            break
+    return _Items(values, first, last)
+
+
+def _parts(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where the parts of an enumeration begin and end, without space and bullets around."""
+    start = 0
+    for match in itertools.chain(_BETWEEN.finditer(text), [None]):
+        end = match.start() if match is not None else len(text)
+        bullet = _BULLET.match(text, start, end)
+        part = text[bullet.end() if bullet else start : end]
+        if part.strip():
+            begin = end - len(part.lstrip())
+            yield begin, begin + len(part.strip())
+        start = match.end() if match is not None else end
+
+
+def _named_options(item: Slot, text: str) -> _Items:
+    words = words_of(text)
+    table = _option_phrases(item.options, tuple(item.aliases.items()))
+    found = [f for f in find_phrases(words, table) if not _negated(words, f)]
+    if not found:
+        return _Items([], 0, 0)
+    return _Items(
+        list(dict.fromkeys(f.meaning for f in found)),
+        words[found[0].first].start,
+        words[found[-1].last - 1].end,
+    )
+
+
+def _count_problem(slot: Slot, count: int) -> str:
+    if slot.minimum == slot.maximum:
+        return f"Please name {slot.minimum}."
+    if count > slot.maximum:
+        return f"Please name at most {slot.maximum}."
+    return f"Please name at least {slot.minimum}."
+
+
+def _normal_list(slot: Slot, value: Json) -> list[Json]:
+    if slot.items is None or not isinstance(value, list):
+        raise SlotInvalid(f"{slot.name} should be a list.")
+    if not slot.minimum <= len(value) <= slot.maximum:
+        raise SlotInvalid(f"{slot.name} should have {slot.minimum} to {slot.maximum} items.")
+    item = replace(slot.items, name=f"an item of {slot.name}")
+    if any(each is None for each in value):
+        raise SlotInvalid(f"an item of {slot.name} should not be null.")
+    return list({repr(each): each for each in (normalise(item, each) for each in value)}.values())
+
+
 _READERS: Final[Mapping[SlotType, Callable[[Slot, _Said], Reading | None]]] = {
     "text": _read_text,
     "number": _read_number,
@@ -422,7 +655,12 @@ _READERS: Final[Mapping[SlotType, Callable[[Slot, _Said], Reading | None]]] = {
     "boolean": _read_boolean,
     "choice": _read_choice,
     "date": _read_date,
+    "time": _read_time,
+    "datetime": _read_datetime,
     "email": _read_email,
+    "phone": _read_phone,
+    "url": _read_url,
+    "list": _read_list,
 }
 _NORMALISERS: Final[Mapping[SlotType, Callable[[Slot, Any], Json]]] = {
     "text": _normal_text,
@@ -431,5 +669,10 @@ _NORMALISERS: Final[Mapping[SlotType, Callable[[Slot, Any], Json]]] = {
     "boolean": _normal_boolean,
     "choice": _normal_choice,
     "date": _normal_date,
+    "time": _normal_time,
+    "datetime": _normal_datetime,
     "email": _normal_email,
+    "phone": _normal_phone,
+    "url": _normal_url,
+    "list": _normal_list,
 }

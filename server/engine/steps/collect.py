@@ -8,7 +8,7 @@ from server.engine.draft import Draft, StepFailure, json_bytes
 from server.engine.flow.expressions import Expression
 from server.engine.flow.model import Slot, StepCommon
 from server.engine.flow.node import Node
-from server.engine.flow.slots import explain, read_slot
+from server.engine.flow.slots import Reading, explain, question_options, read_slot
 from server.engine.flow.templates import Template
 from server.engine.inputs import Incoming
 from server.engine.reading import complaint, fill_slots
@@ -80,7 +80,7 @@ class Collect:
             locale=draft.before.locale,
             focused=True,
         )
-        filled = self._fill_others(draft, name, incoming)
+        filled = self._fill_others(draft, name, incoming, reading)
         if reading is None:
             return self.enter(draft) if filled else None
         return self._take(draft, slot, reading.value)
@@ -93,7 +93,9 @@ class Collect:
         slot = draft.flow.slots[name]
         if slot.type == "text":
             return self._take(draft, slot, incoming.said.strip())
-        return self._reject(draft, slot, explain(slot, incoming.said))
+        before = draft.before
+        why = explain(slot, incoming.said, now_ms=draft.now, timezone=before.timezone, locale=before.locale)
+        return self._reject(draft, slot, why)
 
     def targets(self) -> tuple[str, ...]:
         """Return where it goes when the attempts are used up."""
@@ -114,11 +116,11 @@ class Collect:
     def _is_button(self, draft: Draft, incoming: Incoming) -> bool:
         return incoming.payload is not None and incoming.text is None
 
-    def _fill_others(self, draft: Draft, focused: str, incoming: Incoming) -> bool:
+    def _fill_others(self, draft: Draft, focused: str, incoming: Incoming, taken: Reading | None) -> bool:
         """Fill the other slots that the message names; tell whether there were any."""
         before = draft.slots
         if incoming.text:
-            fill_slots(draft, draft.flow, incoming.text, focused=focused)
+            fill_slots(draft, draft.flow, incoming.text, focused=focused, taken=taken)
         return draft.slots is not before
 
     def _take(self, draft: Draft, slot: Slot, value: object) -> Outcome:
@@ -152,9 +154,10 @@ class Collect:
         question = self._question(draft, slot)
         if json_bytes(question) > EVENT_MAX_BYTES // 4:  # the event says it twice: prompt and question
             raise StepFailure("The question is too long to be asked.", details={"slot": name})
-        buttons = tuple({"title": option, "payload": option} for option in slot.options)
+        options = question_options(slot)
+        buttons = tuple({"title": option, "payload": option} for option in options)
         draft.say(question if why is None else f"{why} {question}", buttons)
-        asked = Question(name, question, slot.type, tuple(slot.options))
+        asked = Question(name, question, slot.type, options)
         pending = Pending(
             draft.new_id("p"),
             "input",

@@ -5,6 +5,7 @@ import json
 import string
 from collections.abc import Callable
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from server.engine.flow.model import SLOT_TYPES, FlowInvalid, Slot
 from server.engine.flow.slots import SlotInvalid, explain, normalise, read_slot
 from server.engine.flow.templates import compile_json_template, compile_template
 from server.engine.flow.understanding import Understanding
+from server.engine.flow.zones import iso
 
 E = TypeVar("E", bound=Exception)
 
@@ -104,7 +106,9 @@ def test_a_text_without_expressions_is_itself(text: str) -> None:
 _WORDS = (
     "yes no 1 2 31 2026 -3 4.5 1,000 monday mon tomorrow today may 5 Nov 21st of in days weeks a the last "
     "second checkup consult not me@x.org x@y 21.11. 11/12/2026 2026-02-30 guests option after before "
-    "29 feb é 😀 @ ."
+    "29 feb é 😀 @ . at noon midnight 2pm 14:30 2:30 half past to from now next week months ago hour minutes "
+    "tonight morning o'clock 02:30 2027-03-28 2026-10-25T02:30 Z +01:00 uhr h +4930901820 +1 (202) 555-0143 "
+    "https://x.org/a www.x.org http:// , ; завтра через две недели 明日 午後3時"
 )
 WORDS = st.sampled_from(_WORDS.split(" "))
 MESSAGES = st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=100)
@@ -112,6 +116,7 @@ ZONES = st.sampled_from(
     [None, "", "Europe/Paris", "Asia/Kolkata", "Bad/Zone", "/etc/passwd", "\0"]
 ) | st.text(max_size=8)
 LOCALES = st.sampled_from([None, "", "en", "en-US", "de-DE", "fr", "x", "-"])
+NOW_MS = int(datetime.datetime(2026, 11, 21, 9, tzinfo=datetime.UTC).timestamp() * 1000)
 TIMES = st.integers(0, int(datetime.datetime(9999, 12, 1, tzinfo=datetime.UTC).timestamp() * 1000))
 
 
@@ -121,10 +126,66 @@ def test_reading_a_slot_raises_nothing_and_gives_a_normal_value(
     kind: Any, text: str, now_ms: int, timezone: str | None, locale: str | None, focused: bool
 ) -> None:
     options = ("consultation", "checkup", "2") if kind == "choice" else ()
-    slot = Slot("guests", kind, options, {"checkup": ("check",)} if options else {})
+    items = Slot("guests", "date") if kind == "list" else None
+    slot = Slot("guests", kind, options, {"checkup": ("check",)} if options else {}, items=items)
     found = read_slot(slot, text, now_ms=now_ms, timezone=timezone, locale=locale, focused=focused)
-    assert explain(slot, text)
+    assert explain(slot, text, now_ms=now_ms, timezone=timezone, locale=locale)
     if found is not None:
+        assert 0 <= found.start < found.end <= len(text)
+        assert normalise(slot, found.value) == found.value
+
+
+ITEM = st.sampled_from(["text", "integer", "choice", "date", "time", "datetime", "email", "phone", "url"])
+PHONES = st.sampled_from(["+4930901820", "+12025550143", "+33612345678"])
+HOSTS = st.from_regex(r"[a-z]{1,9}(\.[a-z]{2,6}){1,2}", fullmatch=True)
+DAYS = st.dates(datetime.date(1900, 1, 1), datetime.date(2110, 1, 1))
+MOMENTS = st.datetimes(
+    datetime.datetime(1970, 1, 1),  # noqa: DTZ001 - the strategy adds the timezone
+    datetime.datetime(2110, 1, 1),  # noqa: DTZ001
+    timezones=st.sampled_from([datetime.UTC, ZoneInfo("Europe/Paris"), ZoneInfo("Asia/Kolkata")]),
+)
+
+
+@MORE
+@given(
+    st.one_of(
+        DAYS.map(lambda day: ("date", day.isoformat())),
+        st.times().map(lambda time: ("time", time.isoformat("minutes"))),
+        st.times().map(lambda time: ("time", time.isoformat("seconds").removesuffix(":00"))),
+        MOMENTS.map(lambda moment: ("datetime", iso(moment))),
+        PHONES.map(lambda number: ("phone", number)),
+        HOSTS.map(lambda host: ("url", f"https://{host}/")),
+        HOSTS.map(lambda host: ("email", f"a.b@{host}")),
+        st.integers(-(10**6), 10**6).map(lambda number: ("integer", number)),
+        st.booleans().map(lambda value: ("boolean", value)),
+    ),
+    LOCALES,
+)
+def test_what_is_stored_is_read_as_itself(kind_and_value: tuple[Any, Any], locale: str | None) -> None:
+    """A user who writes what a flow shows of a slot means that value."""
+    kind, value = kind_and_value
+    zone = "Europe/Paris"
+    shown = ("no", "yes")[value] if kind == "boolean" else str(value)
+    found = read_slot(Slot("s", kind), shown, now_ms=NOW_MS, timezone=zone, locale=locale, focused=True)
+    assert found is not None
+    if kind == "datetime":  # the same moment, in the conversation's timezone
+        assert datetime.datetime.fromisoformat(found.value) == datetime.datetime.fromisoformat(value)
+    else:
+        assert found.value == value
+    assert normalise(Slot("s", kind), found.value) == found.value
+
+
+@MORE
+@given(ITEM, MESSAGES, st.integers(0, 2), st.integers(2, 5), st.booleans())
+def test_a_list_that_is_read_is_normal_and_within_its_bounds(
+    kind: Any, text: str, minimum: int, maximum: int, focused: bool
+) -> None:
+    items = Slot("s", kind, ("checkup", "2") if kind == "choice" else ())
+    slot = Slot("s", "list", items=items, minimum=minimum, maximum=maximum)
+    found = read_slot(slot, text, now_ms=NOW_MS, timezone=None, locale=None, focused=focused)
+    assert explain(slot, text, now_ms=NOW_MS)
+    if found is not None:
+        assert minimum <= len(found.value) <= maximum
         assert 0 <= found.start < found.end <= len(text)
         assert normalise(slot, found.value) == found.value
 
@@ -132,7 +193,7 @@ def test_reading_a_slot_raises_nothing_and_gives_a_normal_value(
 @MORE
 @given(st.sampled_from(SLOT_TYPES), JSON)
 def test_normalising_raises_nothing_untyped_and_is_idempotent(kind: Any, value: Any) -> None:
-    slot = Slot("s", kind, ("a", "b") if kind == "choice" else ())
+    slot = Slot("s", kind, ("a", "b") if kind == "choice" else (), items=Slot("s", "integer"))
     refusal = error_of(SlotInvalid, lambda: normalise(slot, value))
     if refusal is not None:
         assert refusal.message
