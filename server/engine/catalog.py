@@ -15,6 +15,7 @@ from server.engine.flow.loader import FolderReport, compile_flow, load_folder
 from server.engine.flow.model import Flow, FlowInvalid
 from server.engine.flow.understanding import Understanding
 from server.engine.inputs import Started
+from server.engine.types import Command
 from storage.base import FlowStore
 from storage.models import Conversation, FlowVersion
 
@@ -22,6 +23,11 @@ log = logging.getLogger("parley.catalog")
 
 SHARED: Final = "*"
 """The owner of the flows from the server's own folder; no tenant can have this id."""
+
+
+def _wanted(kind: str, body: Mapping[str, Any]) -> list[tuple[str, int]]:
+    version = body.get("version") if kind == "start" else None
+    return [] if version is None else [(body["flow_id"], version)]
 
 
 class Catalog:
@@ -81,11 +87,17 @@ class Catalog:
         self._newest[flow.flow_id] = Started(flow, version)
         self._understandings.clear()
 
-    def missing(self, record: Conversation) -> list[tuple[str, int]]:
-        """Return the versions that ``record`` runs and that are not compiled yet."""
-        if record.execution is None:
-            return []
-        wanted = ((frame.flow_id, frame.version) for frame in record.execution.frames)
+    def missing(self, record: Conversation | None, command: Command | None = None) -> list[tuple[str, int]]:
+        """Return the versions that ``record`` runs, or a start wants, and that are not compiled yet."""
+        wanted: list[tuple[str, int]] = []
+        if command is not None:
+            wanted += _wanted(command.type, command.body)
+        if record is not None and record.inbox:
+            queued = record.inbox[0].command
+            wanted += _wanted(queued["type"], queued)
+        if record is not None and record.execution is not None:
+            wanted += [(frame.flow_id, frame.version) for frame in record.execution.frames]
+            wanted += record.execution.subflows.items()
         return [key for key in wanted if key not in self._versions]
 
     async def load_versions(self, keys: list[tuple[str, int]]) -> None:

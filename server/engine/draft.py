@@ -15,7 +15,7 @@ import orjson
 
 from server.engine.flow.model import Flow
 from server.engine.inputs import Flows
-from server.engine.schedule import Claimant, earliest, session_end
+from server.engine.schedule import Claimant, earliest
 from server.engine.views import iso, pending_view
 from storage.models import (
     EVENT_MAX_BYTES,
@@ -32,6 +32,7 @@ from storage.models import (
     Frame,
     Lease,
     OpenTurn,
+    Pause,
     Pending,
     RecentKey,
 )
@@ -97,7 +98,10 @@ def values_within(values: Mapping[str, Any], room: int) -> dict[str, Any]:
 class FrameDraft:
     """One frame being changed."""
 
-    __slots__ = ("flow_id", "frame", "parent", "step_id", "tries", "variables", "version", "visits")
+    __slots__ = (
+        "awaits", "flow_id", "frame", "happened", "parent", "step_id", "timer_at", "tries", "variables",
+        "version", "visits",
+    )  # fmt: skip
 
     def __init__(self, source: Frame) -> None:
         self.frame = source.frame
@@ -108,12 +112,15 @@ class FrameDraft:
         self.variables = source.variables
         self.visits = source.visits
         self.tries = source.tries
+        self.timer_at = source.timer_at
+        self.awaits = source.awaits
+        self.happened = source.happened
 
     def freeze(self) -> Frame:
         """Return the frame as a record."""
         return Frame(
             self.frame, self.parent, self.flow_id, self.version, self.step_id,
-            self.variables, self.visits, self.tries,
+            self.variables, self.visits, self.tries, self.timer_at, self.awaits, self.happened,
         )  # fmt: skip
 
 
@@ -361,6 +368,16 @@ class Draft:
         if name in self.exposed:
             self.turn_variables[name] = value
 
+    def begin_variables(self, values: Mapping[str, Any]) -> None:
+        """Make the root frame's variables these, and no others."""
+        for name in self.variables:
+            if name not in values:
+                self._new_variables[name] = None
+        self.variables = {}
+        self._context = None
+        for name, value in values.items():
+            self.set_variable(name, value)
+
     def save(self, path: tuple[str, ...], value: Any, *, expose: bool = False) -> None:
         """Save a step's result at ``("variables", name)`` or ``("slots", name)``."""
         scope, name = path[0], path[1]
@@ -404,13 +421,19 @@ class Draft:
             raise StepFailure("This conversation's flow is no longer available.", code="flow_not_found")
         return flow
 
-    def push_frame(self, flow_id: str, version: int) -> None:
+    def push_frame(self, flow_id: str, version: int, variables: Mapping[str, Any] | None = None) -> None:
         """Begin another flow inside this execution.
 
         Its frame is numbered by the offset that it begins behind: effect keys hold the number, and so no
         number may come twice in an execution.
         """
-        self.frames.append(FrameDraft(Frame(self.offset, self.frames[-1].frame, flow_id, version, None)))
+        parent = self.frames[-1].frame
+        self.frames.append(FrameDraft(Frame(self.offset, parent, flow_id, version, None, variables or {})))
+        self._context = None
+
+    def replace_frame(self, flow_id: str, version: int) -> None:
+        """Have another flow take the innermost one's place, numbered as ``push_frame`` does."""
+        self.frames[-1] = FrameDraft(Frame(self.offset, self.frames[-1].parent, flow_id, version, None))
         self._context = None
 
     def pop_frame(self) -> None:
@@ -446,8 +469,30 @@ class Draft:
         """Change the execution's status without an event (the caller writes it)."""
         self.status = status
 
+    @property
+    def running_ms(self) -> int:
+        """How long the execution has run by now, without its waits."""
+        execution, was = self.execution, self.before.execution
+        if execution is None:
+            return 0
+        runs = was is not None and was.status == "running" and was.execution_id == execution.execution_id
+        return execution.running_ms + (max(0, self.now - was.updated_at) if was is not None and runs else 0)
+
+    @property
+    def pause(self) -> Pause | None:
+        """Why it is paused, or is to pause."""
+        return self.execution.pause if self.execution is not None else None
+
+    def set_pause(self, pause: Pause | None) -> None:
+        """Remember why it pauses (the caller sets the status), or forget it."""
+        if self.execution is not None:
+            self.execution = replace(self.execution, pause=pause)
+
     def waiting_event(self) -> None:
-        """Write ``execution.waiting`` with the open requests that it waits for."""
+        """Write ``execution.waiting`` with the open requests that it waits for; ``execution.paused``."""
+        if self.status == "paused":
+            self.emit("execution.paused", self.execution_data(), step_id=self.step_id)
+            return
         data = self.execution_data()
         data["pending"] = [pending_view(p) for p in self.pending if p.decided is None and p.kind == "input"]
         self.emit("execution.waiting", data, step_id=self.step_id)
@@ -541,15 +586,7 @@ class Draft:
             recent=self.recent,
             ring_full=self.ring_full,
             reset_offset=self.reset_offset,
-            wake_at=earliest(
-                self.now,
-                lease,
-                status,
-                self.attempts,
-                self.pending,
-                self.inbox,
-                session_end(status, self.pending, self.last_activity, self.session_ms),
-            ),
+            wake_at=earliest(self.now, lease, execution, self.inbox, self.last_activity, self.session_ms),
             expires_at=self.expires_at,
             deleted_at=self.deleted_at,
             created_at=before.created_at,
@@ -578,8 +615,11 @@ class Draft:
             correlation_id=source.correlation_id,
             request_id=source.request_id,
             exposed=self.exposed,
-            running_ms=source.running_ms,
+            running_ms=self.running_ms,
             started_at=source.started_at,
             updated_at=self.now,
             completed_at=source.completed_at,
+            timeout_ms=source.timeout_ms,
+            subflows=source.subflows,
+            pause=source.pause,
         )

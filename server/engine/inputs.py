@@ -27,7 +27,12 @@ class CommandInput:
 
 @record(frozen=True, slots=True)
 class NextInbox:
-    """The first command of the inbox has its turn. A refusal becomes its ``turn.failed``."""
+    """The first command of the inbox has its turn. A refusal becomes its ``turn.failed``.
+
+    ``broken``: it cannot be reduced, and is settled as failed.
+    """
+
+    broken: bool = False
 
 
 @record(frozen=True, slots=True)

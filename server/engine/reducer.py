@@ -4,15 +4,23 @@ Pure: no clock, no randomness, no I/O; the same arguments give the same result, 
 reduced again on a fresher record when a commit misses. This module is the specification of what each
 command does in each status:
 
-=============== ================ ============ ================ ==============================
-\\               none or ended    running      waiting_input    other waits, paused
-=============== ================ ============ ================ ==============================
-process         starts a flow    (the inbox)  the step's input recorded
+=============== ============== =========== ================ ===================== ==================
+\\               none or ended  running     waiting_input    other waits           paused
+=============== ============== =========== ================ ===================== ==================
+process         starts a flow  (the inbox) the step's input digression, or the    recorded, for the
+                                                            step's while_waiting  person who reads
+start           starts it      ``conversation_busy``, but for ``on_busy``: the inbox, or ``interrupt``
 acceptance,     by its pending id, in every status
 clarification
-cancel          ``wrong_state``  pre-empts    ends             ends
-reset           done             pre-empts    done             done
-=============== ================ ============ ================ ==============================
+signal          wrong_state    (the inbox) wrong_state, but for a frame that      kept for later
+                                           waits for the event
+pause           wrong_state    at the next pauses           pauses                wrong_state
+                               safe point
+resume          wrong_state    wrong_state wrong_state      wrong_state           goes on
+retry           where a step failed, at that step; else ``wrong_state``
+cancel          wrong_state    pre-empts   ends             ends                  ends
+reset           done           pre-empts   done             done                  done
+=============== ============== =========== ================ ===================== ==================
 
 The runner keeps commands away from a running execution (they wait in the inbox), checks who may do
 what, and makes the reduction durable.
@@ -20,7 +28,7 @@ what, and makes the reduction durable.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import assert_never
+from typing import Final, assert_never
 
 from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
@@ -45,6 +53,9 @@ from server.engine.inputs import (
 from server.engine.schedule import Claimant
 from server.engine.types import Command
 from storage.models import LATE_FLUSH_MS, RING_SIZE, TOMBSTONE_MS, Conversation
+
+CREATING: Final = frozenset({"process", "start"})
+"""The commands that create the conversation where it is missing."""
 
 
 def reduce(
@@ -83,9 +94,11 @@ def reduce(
             record = record or _new_conversation(command, principal, conversation, now, seed)
             draft = Draft(record, now, seed, flows, claimant, ring_size, session_ms)
             return _accept(draft, command, principal)
-        case NextInbox():
+        case NextInbox(broken):
             return _next_inbox(
-                record, lambda waiting: Draft(waiting, now, seed, flows, claimant, ring_size, session_ms)
+                record,
+                broken,
+                lambda waiting: Draft(waiting, now, seed, flows, claimant, ring_size, session_ms),
             )
     if record is None or record.deleted_at is not None:
         return None
@@ -108,7 +121,9 @@ def _accept(draft: Draft, command: Command, principal: Principal) -> Reduction:
     return reduction(draft, command.key, command.body_hash)
 
 
-def _next_inbox(record: Conversation | None, open_draft: Callable[[Conversation], Draft]) -> Reduction | None:
+def _next_inbox(
+    record: Conversation | None, broken: bool, open_draft: Callable[[Conversation], Draft]
+) -> Reduction | None:
     if record is None or record.deleted_at is not None or not record.inbox:
         return None
     if record.execution is not None and record.execution.status == "running":
@@ -132,6 +147,8 @@ def _next_inbox(record: Conversation | None, open_draft: Callable[[Conversation]
     if entry.void:
         refusal = Refused(ErrorCode.CANCELLED, "The conversation was reset before this message had its turn.")
         refuse_turn(draft, command, refusal)
+    elif broken:
+        refuse_turn(draft, command, Refused(ErrorCode.STEP_FAILED, "This could not be worked on."))
     else:
         try:
             run_command(draft, command, Principal.from_record(entry.principal))
@@ -151,15 +168,20 @@ def conversation_not_found() -> Refused:
 def _new_conversation(
     command: Command, principal: Principal, conversation: tuple[str, str], now: int, seed: str
 ) -> Conversation:
-    if command.type != "process":
+    if command.type not in CREATING:
         raise conversation_not_found()
     body = command.body
+    # A workflow that is started may have no user at all; a message has always been said by somebody.
+    user_id = body.get("user_id") if "user_id" in body else principal.user_id
+    if command.type == "process":
+        user_id = user_id or principal.user_id
     return Conversation(
         tenant_id=conversation[0],
         conversation_id=conversation[1],
-        user_id=body.get("user_id") or principal.user_id,
+        user_id=user_id,
+        project_id=body.get("project_id"),
         epoch="e" + seed[:20],
-        channel=body.get("channel", "web"),
+        channel=body.get("channel") or "web",
         locale=command.locale,
         timezone=command.timezone,
         created_at=now,

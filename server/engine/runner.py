@@ -59,6 +59,8 @@ LANE_LIMIT: Final = 64
 """How many inputs of one conversation may wait in memory; more are told to come back."""
 SETTLE_TRIES: Final = 6
 LOCAL_RETRY_MS: Final = 60_000
+QUEUED: Final = {"process": "enqueue", "signal": "enqueue", "start": "reject"}
+"""The commands that wait while an effect runs, with what ``on_busy`` is where they do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class _Running:
     attempt: Attempt
     fence: int
     until: int
+    overdue_at: int | None
     task: asyncio.Task[None]
     interrupted: bool = False
     ended: bool = False
@@ -262,9 +265,9 @@ class Engine:
             known = await self._known(record, command)
             if known is not None:
                 return known if fresh else None
-            if command.type == "process" and record.busy:
+            if command.type in QUEUED and record.busy:
                 return await self._wait_in_line(key, record, command, principal) if fresh else None
-            await self._load_flows(record)
+        await self._load_flows(record, command)
         try:
             reduction = self._reduce(key, record, CommandInput(command, principal))
         except Refused:
@@ -351,7 +354,7 @@ class Engine:
             known = await self._known_in_log(record, command)
             if known is not None:
                 return known
-        on_busy = command.body.get("on_busy", "enqueue")
+        on_busy = command.body.get("on_busy") or QUEUED[command.type]
         if on_busy == "reject":
             raise Refused(
                 ErrorCode.CONVERSATION_BUSY,
@@ -432,7 +435,7 @@ class Engine:
                 fresh = True
                 continue
             await self._load_flows(record)
-            reduction = self._reduce(key, record, NextInbox())
+            reduction = self._next_in_line(key, record)
             if reduction is None:
                 return
             outcome, _ = await self._commit(key, record, reduction)
@@ -443,6 +446,17 @@ class Engine:
                 await self._drop_done(key, record)
             misses += is_fresh
             fresh = True
+
+    def _next_in_line(self, key: Key, record: Conversation) -> Reduction | None:
+        """Reduce the inbox's first command; one that cannot be reduced is settled as failed.
+
+        Otherwise it would be tried again for ever, with everything else waiting behind it.
+        """
+        try:
+            return self._reduce(key, record, NextInbox())
+        except Exception:
+            log.exception("a queued command failed", extra={"conversation_id": key[1]})
+            return self._reduce(key, record, NextInbox(broken=True))
 
     async def _drop_done(self, key: Key, record: Conversation) -> bool:
         """Take the inbox's first command out where the log has it: it was queued when the ring had not.
@@ -497,8 +511,8 @@ class Engine:
             session_ms=self._options.session_ms,
         )
 
-    async def _load_flows(self, record: Conversation) -> None:
-        missing = self._catalog.missing(record)
+    async def _load_flows(self, record: Conversation | None, command: Command | None = None) -> None:
+        missing = self._catalog.missing(record, command)
         if missing:
             await self._catalog.load_versions(missing)
 
@@ -619,7 +633,8 @@ class Engine:
             return  # it took so long to be committed that somebody else may have it by now
         self.stats.effects += 1
         task = asyncio.create_task(self._perform(key, record, attempt))
-        self._running[key] = _Running(attempt, record.fence, record.lease.until, task)
+        overdue_at = record.execution.overdue_at if record.execution is not None else None
+        self._running[key] = _Running(attempt, record.fence, record.lease.until, overdue_at, task)
         task.add_done_callback(lambda ended: self._forget(key, ended))
         self._hold(task)
 
@@ -761,7 +776,8 @@ class Engine:
         now = self._clock.now()
         until = now + self._options.lease_ms
         left_ms = running.until - now - self._options.renew_ms // 5
-        renewal = self._store.renew(*key, running.fence, self._me, until, until)
+        wake_at = until if running.overdue_at is None else min(until, running.overdue_at)
+        renewal = self._store.renew(*key, running.fence, self._me, until, wake_at)
         try:
             ended = await self._ended_within(left_ms, renewal)
             if ended is not None and ended.result():
@@ -789,10 +805,10 @@ class Engine:
 
     async def _wake(self, key: Key, why: str) -> None:
         async with self._lanes.hold(key, bounded=False):
-            if key in self._running or self._stopping:
+            if self._stopping:
                 return
             record, _ = await self._record(key, fresh=True)
-            if record is None:
+            if record is None or (key in self._running and not self._overdue(record)):
                 return
             if record.deleted_at is not None:
                 await self._sweep_tombstone(key, record)
@@ -802,6 +818,10 @@ class Engine:
             await self._drain(key)
             await self._put_right(key)
 
+    def _overdue(self, record: Conversation) -> bool:
+        overdue_at = record.execution.overdue_at if record.execution is not None else None
+        return overdue_at is not None and overdue_at <= self._clock.now()
+
     async def _go_on(self, key: Key, record: Conversation | None, why: str) -> bool:
         """Go on with what is due in the execution, looking again after a miss. False: nothing is."""
         for _ in range(MAX_MISSES):
@@ -809,7 +829,8 @@ class Engine:
                 return True
             await self._load_flows(record)
             mine = record.lease is not None and record.lease.owner == self._me
-            reason: Any = "orphaned" if mine and why == "due" else why
+            orphaned = mine and why == "due" and key not in self._running
+            reason: Any = "orphaned" if orphaned else why
             reduction = self._reduce(key, record, Wake(reason))
             if reduction is None:
                 return False

@@ -106,6 +106,10 @@ class Talk:
         }
         return await self.send("process", body, key=key, who=who, to=to)
 
+    def offer(self, source: str, version: int) -> None:
+        """Publish another version of a flow."""
+        self.catalog.add(compile_flow(source, "test.yaml"), version)
+
     async def record(self, conversation_id: str = "c1") -> Conversation:
         record = await self.store.load(TENANT, conversation_id)
         assert record is not None

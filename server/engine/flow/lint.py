@@ -23,7 +23,7 @@ RULES: Final[Mapping[str, tuple[Severity, str]]] = {
     "unknown-option": ("error", "A value that is not among those allowed."),
     "out-of-range": ("error", "A number or a length beyond its limits."),
     "duration": ("error", "No duration such as 500ms, 5s, 2m or 4h."),
-    "timeout-limit": ("error", "A timeout or delay of more than two hours."),
+    "timeout-limit": ("error", "A timeout or delay of more than two hours, or a wait of more than a year."),
     "name-pattern": ("error", "An id or name with characters that are not allowed."),
     "unsupported": ("error", "A part of the language that this version does not have yet."),
     "unknown-step-kind": ("error", "A step without a keyword that says what it does."),
@@ -50,6 +50,7 @@ RULES: Final[Mapping[str, tuple[Severity, str]]] = {
     "missing-effect": ("error", "An action that does not say what it does to the world."),
     "while-waiting": ("error", '"while_waiting" at a step that does not wait, or waits for a message.'),
     "on-unknown-not-write": ("error", '"on_unknown" beside another effect than write.'),
+    "wait-empty": ("error", "A wait that says neither for how long, nor until when, nor for which event."),
     "empty-intent": ("error", "An intent that nothing can match."),
     "duplicate-flow": ("error", "Two flows of a folder with the same id."),
     "two-defaults": ("error", "Two default flows in a folder."),
@@ -60,6 +61,8 @@ RULES: Final[Mapping[str, tuple[Severity, str]]] = {
 """Every rule with its severity and what it means."""
 
 EFFECT_KEYWORDS: Final = frozenset({"action", "http", "tool"})
+STOPPING_KEYWORDS: Final = EFFECT_KEYWORDS | {"end", "link", "call", "handoff"}
+"""Steps at which a turn may stop, beside those that wait."""
 
 
 def lint(flow: Flow, steps: Sequence[tuple[Step, Node]], findings: Findings) -> None:
@@ -210,7 +213,7 @@ def _leaves_for_good(step: Step) -> bool:
     """Tell whether a step that is entered never goes on to the next one of the list."""
     if step.keyword == "branch":
         return getattr(step, "otherwise", None) is not None
-    return step.keyword == "end"
+    return step.keyword in {"end", "link"}
 
 
 def _waits(step: Step) -> bool:
@@ -273,7 +276,7 @@ def _check_loops(
         circle = _reach(step_id, ways)
         closed = circle <= _reach(step_id, back)
         members = [flow.step(member) for member in circle]
-        stops = any(_waits(s) or s.keyword == "end" or s.keyword in EFFECT_KEYWORDS for s in members)
+        stops = any(_waits(s) or s.keyword in STOPPING_KEYWORDS for s in members)
         runs_out = last in circle and flow.next_of(last) is None and not _leaves_for_good(flow.steps[-1])
         if closed and ways[step_id] and not stops and not runs_out:
             told |= circle

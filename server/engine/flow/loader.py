@@ -27,7 +27,7 @@ from server.engine.flow.model import (
     StepType,
     Validation,
 )
-from server.engine.flow.node import COMMON_FIELDS, FLOW_ID, NAME, Findings, Node, did_you_mean
+from server.engine.flow.node import COMMON_FIELDS, FLOW_ID, NAME, Findings, Node, Target, did_you_mean
 from server.engine.flow.phones import regions
 from server.engine.flow.slots import SlotInvalid, fold, normalise
 from server.engine.flow.source import Fields, SourceInvalid, read_source
@@ -38,12 +38,7 @@ LATER_STEPS: Final = (
     "http",
     "tool",
     "llm",
-    "call",
-    "link",
     "parallel",
-    "wait",
-    "emit",
-    "handoff",
 )
 _NEVER: Final = compile_expression("false")
 LATER_SLOT_TYPES: Final = ("object",)
@@ -110,6 +105,7 @@ def load_folder(folder: Path | str, actions: Collection[str] | None = None) -> F
     found: list[LoadedFlow] = []
     problems: list[Problem] = []
     seen: dict[str, str] = {}
+    calls: list[tuple[Path, Target]] = []
     default: str | None = None
     for path in sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith(".")):
         compiled = _compile_file(path, actions)
@@ -122,6 +118,7 @@ def load_folder(folder: Path | str, actions: Collection[str] | None = None) -> F
             problems.append(Problem(str(path), *compiled.place, "error", "duplicate-flow", message))
             continue
         seen[flow.flow_id] = path.name
+        calls += [(path, target) for target in compiled.calls]
         if flow.is_default and default is not None:
             message = f"{default} is the default already"
             problems.append(Problem(str(path), *compiled.place, "error", "two-defaults", message))
@@ -132,6 +129,7 @@ def load_folder(folder: Path | str, actions: Collection[str] | None = None) -> F
     if len(found) == 1:
         found = [found[0]._replace(flow=replace(found[0].flow, is_default=True))]
     problems += _unknown_interrupters(found, seen)
+    problems += _unknown_subflows(calls, seen)
     return FolderReport(tuple(found), tuple(problems))
 
 
@@ -143,6 +141,17 @@ def _unknown_interrupters(found: list[LoadedFlow], known: Collection[str]) -> li
                 message = f'"interruptible_by" names "{flow_id}", which is no flow of this folder'
                 hint = did_you_mean(flow_id, known)
                 problems.append(Problem(str(loaded.path), 1, 1, "warning", "unknown-flow", message, hint))
+    return problems
+
+
+def _unknown_subflows(calls: list[tuple[Path, Target]], known: Collection[str]) -> list[Problem]:
+    problems: list[Problem] = []
+    for path, target in calls:
+        if target.step_id not in known:
+            place = (target.place.line, target.place.column)
+            message = f'"{target.step_id}" is no flow of this folder'
+            hint = did_you_mean(target.step_id, known)
+            problems.append(Problem(str(path), *place, "warning", "unknown-flow", message, hint))
     return problems
 
 
@@ -165,6 +174,7 @@ class _Compiled:
     problems: tuple[Problem, ...]
     source: str = ""
     place: tuple[int, int] = (1, 1)
+    calls: tuple[Target, ...] = ()
 
 
 def _failed(problem: Problem) -> _Compiled:
@@ -191,7 +201,7 @@ def _compile(
     place = node.place("flow")
     if any(problem.severity == "error" for problem in found):
         return _Compiled(None, found, source, place)
-    return _Compiled(replace(flow, warnings=found), found, source, place)
+    return _Compiled(replace(flow, warnings=found), found, source, place, tuple(findings.flows))
 
 
 def _known_steps() -> Mapping[str, StepType]:
@@ -237,6 +247,7 @@ class _FlowReader:
             steps=tuple(step for step, _ in steps),
             index={step.common.step_id: place for place, (step, _) in reversed(list(enumerate(steps)))},
             exposed=frozenset(path[1] for path, _, exposed in self.findings.saves if exposed),
+            subflows=tuple(dict.fromkeys(target.step_id for target in self.findings.flows)),
             source_name=self.findings.file,
             sha256=hashlib.sha256(source.encode("utf-8", "replace")).hexdigest(),
         )

@@ -179,7 +179,8 @@ class Flow:
     """A compiled flow.
 
     ``index`` finds a step's place in ``steps``; ``exposed`` are the variables that the conversation's
-    owner may see; ``warnings`` are the problems that did not stop it.
+    owner may see; ``warnings`` are the problems that did not stop it; ``subflows`` are the ids of the flows
+    that it calls or goes over to.
     """
 
     flow_id: str
@@ -197,6 +198,7 @@ class Flow:
     source_name: str
     sha256: str
     warnings: tuple[Problem, ...] = ()
+    subflows: tuple[str, ...] = ()
 
     def step(self, step_id: str) -> Step:
         """Return a step.

@@ -78,6 +78,7 @@ class Findings:
     slots: Collection[str] = ()
     uses: list[Use] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    flows: list[Target] = field(default_factory=list)
     saves: list[tuple[Path, Tree, bool]] = field(default_factory=list)
     validated_slot: str | None = None
     exposing: bool = False
@@ -411,6 +412,25 @@ class Node:
             return None
         self._findings.targets.append(Target(tree.text, tree))
         return tree.text
+
+    def flow_id(self, key: str) -> str | None:
+        """Return the id of another flow; that there is one is checked where the folder is known."""
+        tree = self._get(key, required=True)
+        if tree is None:
+            return None
+        if not isinstance(tree, Leaf) or not FLOW_ID.fullmatch(tree.text):
+            self._wrong(key, "the id of a flow")
+            return None
+        self._findings.flows.append(Target(tree.text, tree))
+        return tree.text
+
+    def matching(self, key: str, pattern: str, wanted: str, *, required: bool = False) -> str | None:
+        """Return a text that the pattern matches as a whole."""
+        found = self.text(key, required=required)
+        if found is not None and not re.fullmatch(pattern, found):
+            self._wrong(key, wanted)
+            return None
+        return found
 
     def slot_names(self, key: str) -> tuple[str, ...]:
         """Return the names of declared slots; others are recorded and left out. At least one is needed."""

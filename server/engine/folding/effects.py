@@ -5,6 +5,7 @@ from typing import cast
 from server.engine.draft import Draft, StepFailure
 from server.engine.flow.expressions import ExpressionFailed
 from server.engine.folding.ending import interrupt, step_failure, wants_interrupt
+from server.engine.folding.pausing import pause_before_retry
 from server.engine.folding.turns import reduction
 from server.engine.folding.walk import current_step, go_on
 from server.engine.inputs import EffectDone, EffectFailed, EffectProgress, Reduction
@@ -35,6 +36,7 @@ def effect_result(draft: Draft, result: EffectDone | EffectFailed) -> Reduction 
         interrupt(draft)
     else:
         go_on(draft, outcome, attempt.number)
+        pause_before_retry(draft)
     return reduction(draft)
 
 

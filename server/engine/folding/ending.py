@@ -23,7 +23,12 @@ def end_execution(
     draft.set_status(status)
     draft.attempts, draft.pending = (), ()
     draft.execution = replace(
-        execution, output=output, error=error, current_step_id=step_id, completed_at=draft.now
+        execution,
+        output=output,
+        error=error,
+        current_step_id=step_id,
+        completed_at=draft.now,
+        pause=None,
     )
     data = draft.execution_data(output=output, error=error)
     draft.emit(f"execution.{status}", data, step_id=step_id, size=json_bytes(output))
@@ -34,6 +39,17 @@ def fail_execution(draft: Draft, failure: StepFailure) -> None:
     step_id = draft.step_id
     end_execution(draft, "failed", error=step_error(failure, step_id))
     end_turn(draft, error=wire_error(failure.code, failure.reason, step_id, failure.details))
+
+
+def abandon_attempts(draft: Draft, reason: str) -> None:
+    """Give up whatever effect runs; who runs it sees the fence. A ``write`` is recorded as unknown."""
+    for attempt in draft.attempts:
+        code = "unknown" if attempt.may_have_written else "cancelled"
+        error = {"code": code, "message": reason, "step_id": attempt.step_id, "details": None}
+        data = {"visit": attempt.visit, "attempt": attempt.number, "error": error}
+        draft.emit("step.failed", data, step_id=attempt.step_id, audience="full")
+        draft.preempts = True
+    draft.attempts = ()
 
 
 def step_error(failure: StepFailure, step_id: str | None) -> dict[str, Any]:

@@ -14,7 +14,8 @@ def expire_session(draft: Draft) -> Reduction | None:
 
     Slots and history stay: the next message starts afresh, in the same conversation.
     """
-    end = session_end(draft.status, draft.pending, draft.last_activity, draft.session_ms)
+    before = draft.before.execution
+    end = None if before is None else session_end(before, draft.last_activity, draft.session_ms)
     if end is None or end > draft.now or end != wake_at(draft.before, draft.now, draft.session_ms):
         return None
     because(draft, "session")

@@ -18,6 +18,7 @@ from storage.models import ENDED, EVENT_MAX_BYTES
 MESSAGE_MAX_BYTES: Final = EVENT_MAX_BYTES - 1024
 
 RESTART_COMMAND: Final = "/restart"
+MEANWHILE: Final = frozenset({"waiting_timer", "waiting_event"})
 
 
 def process(draft: Draft, command: Command, principal: Principal, *, created: bool) -> None:
@@ -48,9 +49,28 @@ def process(draft: Draft, command: Command, principal: Principal, *, created: bo
         start(draft, started, incoming, command)
     elif by_owner and draft.status == "waiting_input":
         _answer(draft, incoming, command)
+    elif by_owner and draft.status in MEANWHILE:
+        _meanwhile(draft, incoming, command)
     else:
-        # A person who does not own the conversation speaks in it; the flow keeps waiting for its own.
+        # Somebody who does not own the conversation speaks in it, or it is paused and a person reads it: the
+        # flow does not move.
         end_turn(draft)
+
+
+def _meanwhile(draft: Draft, incoming: Incoming, command: Command) -> None:
+    """A message while the flow waits for something else: a command, a digression, or the step's words."""
+    if incoming.said.strip().lower() == RESTART_COMMAND:
+        restart(draft, command)
+        return
+    try:
+        if digress(draft, incoming):
+            return
+        words = current_step(draft).common.while_waiting
+        if words is not None:
+            draft.say(words.render({} if words.is_constant else draft.context()))
+    except (StepFailure, ExpressionFailed):
+        pass  # there are no words then; what is waited for comes nevertheless
+    end_turn(draft)
 
 
 def _answer(draft: Draft, incoming: Incoming, command: Command) -> None:

@@ -1,19 +1,19 @@
 """How a flow begins: by a message, by ``/restart``, as a digression from another."""
 
-from typing import Final
+from typing import Any
 
 from protocol.errors import ErrorCode, Refused
 from server.engine.draft import Draft, FrameDraft, StepFailure
 from server.engine.flow.model import Flow
 from server.engine.folding.ending import end_execution, fail_execution
-from server.engine.folding.turns import end_turn
-from server.engine.folding.walk import walk
+from server.engine.folding.frames import MAX_FRAMES, versions_below
+from server.engine.folding.given import Given, read_given
+from server.engine.folding.turns import end_turn, open_turn
+from server.engine.folding.walk import fail, walk
 from server.engine.inputs import Flows, Incoming, Started
 from server.engine.reading import fill_slots
 from server.engine.types import Command
-from storage.models import Execution, Frame
-
-MAX_FRAMES: Final = 16
+from storage.models import ENDED, Execution, Frame
 
 
 def choose_flow(flows: Flows, incoming: Incoming, flow_id: str | None) -> Started:
@@ -38,8 +38,49 @@ def choose_flow(flows: Flows, incoming: Incoming, flow_id: str | None) -> Starte
     return chosen
 
 
-def start(draft: Draft, started: Started, incoming: Incoming | None, command: Command) -> None:
-    """Begin an execution of a flow; a message that starts it fills its slots."""
+def begin(draft: Draft, command: Command, *, created: bool) -> None:
+    """Fold the command ``start``: a flow by its id, with values that it begins with. Raises Refused.
+
+    What has not ended is in the way, unless ``on_busy`` says ``interrupt``: then it is cancelled.
+    """
+    body = command.body
+    started = _named(draft, body["flow_id"], body.get("version"))
+    given = read_given(started.flow, body.get("initial_context") or {}, body.get("input"))
+    execution = draft.execution
+    if execution is not None and execution.status not in ENDED:
+        if body.get("on_busy") != "interrupt":
+            raise Refused(
+                ErrorCode.CONVERSATION_BUSY,
+                "An execution in this conversation has not ended.",
+                details={"status": execution.status, "execution_id": execution.execution_id},
+                suggestion='Cancel it, or send on_busy "interrupt"; or start in another conversation.',
+            )
+        end_execution(draft, "cancelled")
+    open_turn(draft, command)
+    draft.channel = body.get("channel") or draft.channel
+    if created:
+        draft.emit("conversation.created", {"user_id": draft.before.user_id, "channel": draft.channel})
+    start(draft, started, None, command, given)
+
+
+def _named(draft: Draft, flow_id: str, version: int | None) -> Started:
+    newest = draft.flows.newest(flow_id)
+    if version is None or newest is None or newest.version == version:
+        found = newest
+    else:
+        flow = draft.flows.version(flow_id, version)
+        found = Started(flow, version) if flow is not None else None
+    if found is None:
+        what = f'There is no published flow "{flow_id}"'
+        message = f"{what}." if version is None else f"{what} in version {version}."
+        raise Refused(ErrorCode.FLOW_NOT_FOUND, message, field="flow_id")
+    return found
+
+
+def start(
+    draft: Draft, started: Started, incoming: Incoming | None, command: Command, given: Given | None = None
+) -> None:
+    """Begin an execution of a flow; a message that starts it fills its slots, as do ``given`` values."""
     flow = started.flow
     execution_id = draft.new_execution_id()
     draft.variables, draft.frames, draft.completed = (
@@ -48,18 +89,21 @@ def start(draft: Draft, started: Started, incoming: Incoming | None, command: Co
         [],
     )
     draft.attempts, draft.pending, draft.exposed = (), (), tuple(sorted(flow.exposed))
+    input_: Any = {"text": incoming.text, "payload": incoming.payload} if incoming else None
     draft.execution = Execution(
         execution_id=execution_id,
         flow_id=flow.flow_id,
         flow_version=started.version,
         status="running",
         user_id=draft.before.user_id,
-        project_id=draft.before.project_id,
-        input={"text": incoming.text, "payload": incoming.payload} if incoming else None,
+        project_id=command.body.get("project_id") or draft.before.project_id,
+        input=input_ if given is None else given.input,
         correlation_id=command.correlation_id,
         request_id=command.request_id,
         started_at=draft.now,
         updated_at=draft.now,
+        timeout_ms=flow.timeout_ms,
+        subflows=versions_below(draft.flows, started) if flow.subflows else {},
     )
     draft.set_status("running")
     draft.emit("execution.started", draft.execution_data())
@@ -71,6 +115,8 @@ def start(draft: Draft, started: Started, incoming: Incoming | None, command: Co
                 draft.set_slot(name, slot.default)
         for name, value in flow.variables.items():
             draft.set_variable(name, value)
+        if given is not None:
+            given.fill(draft)
     except StepFailure as failure:
         fail_execution(draft, failure)
         return
@@ -83,7 +129,7 @@ def enter_frame(draft: Draft, flow: Flow, incoming: Incoming | None) -> None:
         if incoming is not None and incoming.text:
             fill_slots(draft, flow, incoming.text)
     except StepFailure as failure:
-        fail_execution(draft, failure)
+        fail(draft, failure)
         return
     walk(draft, flow.steps[0].common.step_id if flow.steps else None)
 
@@ -108,7 +154,7 @@ def digress(draft: Draft, incoming: Incoming) -> bool:
     chosen = draft.flows.understand(incoming.text, incoming.payload, draft.flow.interruptible_by)
     if chosen is None:
         return False
-    draft.pending = ()
+    draft.pending = tuple(request for request in draft.pending if request.kind != "input")
     draft.push_frame(chosen.flow.flow_id, chosen.version)
     draft.set_status("running")
     enter_frame(draft, chosen.flow, incoming)

@@ -1,6 +1,7 @@
 """The turn: opened by a command, ended by exactly one ``turn.completed`` or ``turn.failed``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +70,24 @@ def _turn_data(draft: Draft, turn: OpenTurn, error: Mapping[str, Any] | None) ->
         "success": True,
         "ab_variant": draft.execution.variant if draft.execution else None,
     }
+
+
+@contextmanager
+def turn_aside(draft: Draft) -> Iterator[None]:
+    """Let something else have its turn while the one that runs, if any, keeps all that it has gathered."""
+    draft.flush_changes()
+    kept = draft.turn, draft.messages, draft.actions, draft.steps, draft.turn_slots, draft.turn_variables
+    draft.turn = None
+    yield
+    draft.flush_changes()
+    draft.turn, draft.messages, draft.actions, draft.steps, draft.turn_slots, draft.turn_variables = kept
+
+
+def open_run(draft: Draft, cause: str) -> None:
+    """Begin a run that no command caused: it has no ``turn.*``, and its events name their cause."""
+    draft.turn = OpenTurn(None, cause, draft.now)
+    draft.messages, draft.actions, draft.steps = [], [], 0
+    draft.turn_slots, draft.turn_variables = {}, {}
 
 
 def refuse_turn(draft: Draft, command: Command, refused: Refused) -> None:

@@ -6,10 +6,13 @@ from typing import cast
 from server.engine.draft import Draft, StepFailure
 from server.engine.folding.ending import interrupt, wants_interrupt
 from server.engine.folding.expiry import expire_session
-from server.engine.folding.turns import because, reduction
+from server.engine.folding.resuming import happen, resume
+from server.engine.folding.timeouts import expire_overdue, is_overdue
+from server.engine.folding.turns import because, end_turn, open_run, reduction
 from server.engine.folding.walk import current_step, go_on, walk
 from server.engine.inputs import Reduction, Wake
 from server.engine.steps.base import Effect, EffectStep, Fail
+from storage.models import ENDED
 
 
 def wake(draft: Draft, wake: Wake) -> Reduction | None:
@@ -17,7 +20,10 @@ def wake(draft: Draft, wake: Wake) -> Reduction | None:
     if draft.execution is None:
         return None
     if draft.status != "running":
-        return expire_session(draft)
+        return _time_has_come(draft) or expire_session(draft)
+    if is_overdue(draft):
+        expire_overdue(draft)
+        return reduction(draft)
     lease = draft.before.lease
     mine = lease is not None and lease.owner == draft.claimant.owner
     if lease is not None and lease.until > draft.now and (wake.reason == "due" or not mine):
@@ -46,3 +52,27 @@ def wake(draft: Draft, wake: Wake) -> Reduction | None:
     draft.attempts = tuple(other for other in draft.attempts if other.key != attempt.key)
     go_on(draft, outcome, attempt.number)
     return reduction(draft)
+
+
+def _time_has_come(draft: Draft) -> Reduction | None:
+    """End the waits whose time has come, and a pause at its deadline; None where nothing is due."""
+    if draft.status in ENDED:
+        return None
+    now = draft.now
+    due = [
+        place
+        for place, frame in enumerate(draft.frames)
+        if frame.timer_at is not None and frame.timer_at <= now and frame.happened is None
+    ]
+    if due:
+        open_run(draft, "timer")
+    for place in due:  # the innermost comes last: it may go on, and with it the frames change
+        happen(draft, place, {"cause": "timer"})
+    pause = draft.pause
+    over = pause is not None and pause.deadline is not None and pause.deadline <= now
+    if draft.status == "paused" and over:
+        open_run(draft, "deadline")
+        resume(draft, timed_out=True)
+    if draft.status != "running":
+        end_turn(draft)
+    return reduction(draft) if due or over else None

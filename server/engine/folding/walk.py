@@ -1,17 +1,24 @@
 """The walk over steps: enter one after the other until one waits, runs an effect, or the flow ends."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never, cast
 
 from server.engine.draft import SPLIT_BYTES, Draft, StepFailure
 from server.engine.flow.expressions import ExpressionFailed
 from server.engine.flow.model import Flow
 from server.engine.folding.ending import end_execution, fail_execution, step_error, step_failure, wire_error
+from server.engine.folding.frames import descend, go_over, subflow
+from server.engine.folding.pausing import pause_at
+from server.engine.folding.timeouts import expire_overdue, is_overdue
 from server.engine.folding.turns import end_turn
 from server.engine.steps.base import (
+    Back,
+    CallingStep,
+    Descend,
     Effect,
     Fail,
     Finish,
+    GoOver,
     Goto,
     Next,
     Outcome,
@@ -24,19 +31,31 @@ from server.engine.steps.base import (
 
 MAX_STEPS_PER_TURN: Final = 250
 
+DIGRESSION_FAILED: Final = "Sorry, I have no answer to that just now."
+
 STOP: Final = object()
 
 
 def walk(draft: Draft, step_id: str | None) -> None:
     """Enter steps one after the other until one waits, runs an effect, or the execution ends."""
     draft.set_status("running")
+    if is_overdue(draft):
+        draft.frames[-1].step_id = step_id or draft.step_id
+        expire_overdue(draft)
+        return
+    if step_id is not None and draft.pause is not None and draft.pause.wanted:
+        pause_at(draft, step_id)
+        return
     trail: list[str] = []
     while True:
         try:
             step = _step(draft.flow, step_id) if step_id is not None else None
         except StepFailure as failure:
-            fail_execution(draft, failure)
-            return
+            follow = _uncaught(draft, failure)
+            if follow is STOP:
+                return
+            step_id = cast("str | None", follow)
+            continue
         if step is None or step_id is None:
             follow = _finish(draft, Finish("completed"))
             if follow is STOP:
@@ -51,12 +70,19 @@ def walk(draft: Draft, step_id: str | None) -> None:
         trail.append(step_id)
         if draft.steps > MAX_STEPS_PER_TURN:
             frame.step_id = step_id
-            fail_execution(draft, _loop(trail))
-            return
-        follow = _follow(draft, step, _enter(draft, step))
+            follow = _uncaught(draft, _loop(trail))
+        else:
+            follow = _follow(draft, step, _enter(draft, step))
         if follow is STOP:
             return
         step_id = cast("str | None", follow)
+
+
+def fail(draft: Draft, failure: StepFailure) -> None:
+    """Go on where a failure of the innermost frame is caught: a caller, a digression; or end as failed."""
+    follow = _uncaught(draft, failure)
+    if follow is not STOP:
+        walk(draft, cast("str | None", follow))
 
 
 def go_on(draft: Draft, outcome: Outcome, attempt: int = 1) -> None:
@@ -64,7 +90,7 @@ def go_on(draft: Draft, outcome: Outcome, attempt: int = 1) -> None:
     try:
         step = current_step(draft)
     except StepFailure as failure:
-        fail_execution(draft, failure)
+        fail(draft, failure)
         return
     follow = _follow(draft, step, outcome, attempt)
     if follow is not STOP:
@@ -98,12 +124,12 @@ def _enter(draft: Draft, step: Step) -> Outcome:
     common = step.common
     frame.step_id = common.step_id
     visit = frame.visits.get(common.step_id, 0) + 1
-    frame.visits = {**frame.visits, common.step_id: visit}
-    frame.tries = {name: count for name, count in frame.tries.items() if name != common.step_id}
     try:
         if common.if_ is not None and not common.if_.test(draft.context()):
             draft.emit("step.skipped", _step_data(visit), step_id=common.step_id, audience="full")
             return Skip()
+        frame.visits = {**frame.visits, common.step_id: visit}
+        frame.tries = {name: count for name, count in frame.tries.items() if name != common.step_id}
         draft.emit("step.started", _step_data(visit), step_id=common.step_id, audience="full")
         return step.enter(draft)
     except (StepFailure, ExpressionFailed) as failure:
@@ -146,6 +172,12 @@ def _follow(draft: Draft, step: Step, outcome: Outcome, number: int = 1) -> obje
             return _finish(draft, outcome)
         case Fail(failure):
             return _step_failed(draft, step, failure, number)
+        case Descend(flow_id, variables):
+            return _try(draft, step, lambda: descend(draft, flow_id, variables))
+        case GoOver(flow_id):
+            return _try(draft, step, lambda: _leave_for(draft, step, flow_id))
+        case Back(target):
+            return target
         case _:
             assert_never(outcome)
 
@@ -168,22 +200,98 @@ def _step_failed(draft: Draft, step: Step, failure: StepFailure, number: int) ->
     draft.emit("step.failed", data, step_id=step_id, audience="full")
     if step.common.on_error is not None:
         return step.common.on_error
+    return _uncaught(draft, failure)
+
+
+def _try(draft: Draft, step: Step, change: Callable[[], str | None]) -> object:
+    """Change the frames; the step fails where that is not possible."""
+    try:
+        return change()
+    except StepFailure as failure:
+        return _step_failed(draft, step, failure, 1)
+
+
+def _leave_for(draft: Draft, step: Step, flow_id: str) -> str | None:
+    subflow(draft, flow_id)  # there is one: from here on the step is done
+    _complete_step(draft, step, 1)
+    return go_over(draft, flow_id)
+
+
+def _uncaught(draft: Draft, failure: StepFailure) -> object:
+    """Say where a failure that its own step does not catch leads.
+
+    A step that called the failing flow fails with it, and may catch it; a digression ends with its failure,
+    and the open question is asked again. Where nobody catches it the execution fails, and keeps its frames:
+    ``retry`` goes on at the step that failed.
+    """
+    for place in range(len(draft.frames) - 2, -1, -1):
+        caller = _step_at(draft, place)
+        if not isinstance(caller, CallingStep):
+            return _end_digression(draft, place)
+        if caller.common.on_error is not None:
+            while len(draft.frames) > place + 1:
+                draft.pop_frame()
+                step_id = draft.step_id or ""
+                data = _step_data(_visit(draft, step_id), 1, step_error(failure, step_id))
+                draft.emit("step.failed", data, step_id=step_id, audience="full")
+            return caller.common.on_error
     fail_execution(draft, failure)
     return STOP
 
 
+def _step_at(draft: Draft, place: int) -> Step | None:
+    frame = draft.frames[place]
+    flow = draft.flows.version(frame.flow_id, frame.version)
+    known = flow is not None and frame.step_id in flow.index
+    return cast("Step", flow.step(frame.step_id)) if flow and frame.step_id and known else None
+
+
+def _end_digression(draft: Draft, place: int) -> object:
+    """Go back from a digression that failed: a sentence to the user, and the open question again."""
+    del draft.frames[place + 2 :]
+    draft.pop_frame()
+    draft.say(DIGRESSION_FAILED)
+    return _back_to_the_question(draft)
+
+
+def _back_to_the_question(draft: Draft) -> object:
+    try:
+        step = current_step(draft)
+    except StepFailure as failure:
+        return _uncaught(draft, failure)
+    try:
+        outcome = cast("WaitingStep", step).ask_again(draft)
+    except (StepFailure, ExpressionFailed) as failure:
+        outcome = Fail(step_failure(failure))
+    return _follow(draft, step, outcome)
+
+
 def _finish(draft: Draft, finish: Finish) -> object:
-    """End the innermost frame: back to the question it interrupted, or the end of the execution."""
+    """End the innermost frame: back to who called it, or whose question it interrupted; or the execution."""
     if len(draft.frames) > 1:
+        caller = _step_at(draft, -2)
         draft.pop_frame()
+        if not isinstance(caller, CallingStep):
+            return _back_to_the_question(draft)
         try:
-            step = cast("WaitingStep", current_step(draft))
-            return _follow(draft, step, step.ask_again(draft))
-        except (StepFailure, ExpressionFailed) as failure:
-            fail_execution(draft, step_failure(failure))
-            return STOP
+            outcome = caller.returned(draft, finish)
+        except StepFailure as failure:
+            outcome = Fail(failure)
+        return _follow(draft, caller, outcome)
     end_execution(draft, finish.status, output=finish.output)
     failed = finish.status == "failed"
     message = "The flow ended as failed."
     end_turn(draft, error=wire_error("step_failed", message, draft.step_id) if failed else None)
     return STOP
+
+
+def enter_again(draft: Draft) -> None:
+    """Enter the step once more that failed, as the same visit: its effect keeps its key."""
+    frame = draft.frames[-1]
+    step_id = frame.step_id
+    if step_id is None:
+        flow = draft.flow
+        step_id = flow.steps[0].common.step_id if flow.steps else None
+    elif step_id in frame.visits:
+        frame.visits = {**frame.visits, step_id: frame.visits[step_id] - 1}
+    walk(draft, step_id)

@@ -4,7 +4,8 @@ A step type is one file in this folder. It parses its own keys from a flow file 
 part of a turn. It is pure: whatever touches the world is asked for as an ``Effect``.
 """
 
-from typing import Any, ClassVar, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from server.engine.draft import Draft, StepFailure
 from server.engine.flow.expressions import Expression
@@ -69,7 +70,29 @@ class Fail:
     failure: StepFailure
 
 
-Outcome = Next | Skip | Goto | Wait | Effect | RetryLater | Finish | Fail
+@record(frozen=True, slots=True)
+class Descend:
+    """Run another flow in a frame of its own; its end comes back to the step (``returned``)."""
+
+    flow_id: str
+    variables: Mapping[str, Any]
+
+
+@record(frozen=True, slots=True)
+class GoOver:
+    """The step is done; another flow takes this one's place."""
+
+    flow_id: str
+
+
+@record(frozen=True, slots=True)
+class Back:
+    """Leave the step undone and go on at an earlier one: what that one rests on was corrected."""
+
+    step_id: str
+
+
+Outcome = Next | Skip | Goto | Wait | Effect | RetryLater | Finish | Fail | Descend | GoOver | Back
 
 
 class Step(Protocol):
@@ -109,6 +132,24 @@ class WaitingStep(Step, Protocol):
 
     def ask_again(self, draft: Draft) -> Outcome:
         """Return to the open question after a digression."""
+        ...
+
+
+@runtime_checkable
+class CallingStep(Step, Protocol):
+    """A step that runs another flow."""
+
+    def returned(self, draft: Draft, finish: Finish) -> Outcome:
+        """Take what the other flow ended with. May raise StepFailure."""
+        ...
+
+
+@runtime_checkable
+class PausingStep(Step, Protocol):
+    """A step that pauses the execution."""
+
+    def resumed(self, *, timed_out: bool) -> Outcome:
+        """Say where it goes on, resumed or at its deadline."""
         ...
 
 
