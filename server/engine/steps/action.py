@@ -87,7 +87,10 @@ class Action:
 
     def failed(self, draft: Draft, attempt: Attempt, failure: EffectFailed) -> Outcome:
         """Retry what may be retried; ask ``on_unknown`` where a write may have happened; else fail."""
-        error = StepFailure(failure.message, details={"action": attempt.name, "reason": failure.kind})
+        details = {"action": attempt.name, "reason": failure.kind}
+        if attempt.reconciling:  # whoever was to say whether it happened did not: nobody knows
+            details["outcome"] = "unknown"
+        error = StepFailure(failure.message, details=details)
         if failure.unknown and attempt.effect == "write":
             return self._unknown(draft, attempt, error)
         retry = self.common.retry
@@ -124,7 +127,10 @@ class Action:
 
     def _again(self, draft: Draft, attempt: Attempt) -> Outcome:
         if attempt.number > MAX_RECOVERIES:
-            return Fail(StepFailure("This was tried too often.", details={"action": attempt.name}))
+            details = {"action": attempt.name}
+            if attempt.may_have_written:
+                details["outcome"] = "unknown"
+            return Fail(StepFailure("This was tried too often.", details=details))
         return Effect(replace(attempt, number=attempt.number + 1, started_at=draft.now, retry_at=None))
 
     def _unknown(self, draft: Draft, attempt: Attempt, error: StepFailure) -> Outcome:

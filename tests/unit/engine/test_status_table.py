@@ -1,0 +1,139 @@
+"""What each command does in each status: the table of the design, cell by cell."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import pytest
+
+from protocol.errors import Refused
+from server.auth.principal import Principal
+from server.engine.actions import ActionFailed
+from tests.support.talk import TENANT, USER, Talk
+
+OPERATOR: Final = Principal(
+    "op", TENANT, scopes=frozenset({"conversations:write", "conversations:read", "acceptance:decide"})
+)
+
+FLOWS: Final = {
+    "completed": "flow: f\nsteps:\n  - {id: over, end: completed}\n",
+    "failed": "flow: f\nsteps:\n  - {id: call, action: lab.fail, effect: read}\n",
+    "running": "flow: f\nsteps:\n  - {id: call, action: lab.run, effect: read}\n",
+    "waiting_input": "flow: f\nslots: {n: {type: integer}}\nsteps:\n  - {id: ask, collect: n}\n",
+    "waiting_timer": "flow: f\nsteps:\n  - {id: w, wait: {for: 5m}, while_waiting: Later.}\n",
+    "waiting_event": "flow: f\nsteps:\n  - {id: w, wait: {event: paid}, while_waiting: Later.}\n",
+    "paused": "flow: f\nsteps:\n  - {id: human, handoff: support}\n",
+}
+STATUSES: Final = ("none", *FLOWS)
+AT_REST: Final = ("none", "completed", "failed")
+REFUSALS: Final = ("conversation_not_found", "conversation_busy", "wrong_state", "pending_not_found")
+WAITS: Final = ("waiting_input", "waiting_timer", "waiting_event")
+
+COMMANDS: Final[dict[str, dict[str, Any]]] = {
+    "process": {"content": {"type": "text", "text": "7", "payload": None, "metadata": {}}, "user_id": "u1"},
+    "start": {"flow_id": "other", "initial_context": {}},
+    "cancel": {"reason": "r"},
+    "reset": {"reason": "r"},
+    "pause": {"reason": "r"},
+    "resume": {"comment": "c"},
+    "retry": {},
+    "signal": {"name": "paid", "payload": 1},
+    "acceptance": {"pending_id": "p", "accepted": True},
+    "clarification": {"pending_id": "p", "answers": {}},
+}
+"""The bodies; ``pending_id`` is of no request."""
+
+
+def rows() -> dict[str, dict[str, str]]:
+    """Return for each command what it does in each status: the status behind it, or the refusal."""
+    same = {status: status for status in STATUSES}
+    missing = {"none": "conversation_not_found"}
+    wrong = {**dict.fromkeys(STATUSES, "wrong_state"), **missing}
+    unknown = {**dict.fromkeys(STATUSES, "pending_not_found"), **missing}
+    return {
+        "process": {
+            **same, "none": "running", "completed": "completed", "failed": "running", "running": "queued",
+            "waiting_input": "completed",
+        },
+        "start": {**dict.fromkeys(STATUSES, "conversation_busy"), **dict.fromkeys(AT_REST, "completed")},
+        "cancel": {**wrong, **dict.fromkeys(["running", *WAITS, "paused"], "cancelled")},
+        "reset": {**dict.fromkeys(STATUSES, "idle"), **missing},
+        "pause": {**wrong, "running": "running", **dict.fromkeys(WAITS, "paused")},
+        "resume": {**wrong, "paused": "completed"},
+        "retry": {**wrong, "failed": "running"},
+        "signal": {**wrong, "running": "queued", "waiting_event": "completed"},
+        "acceptance": unknown,
+        "clarification": unknown,
+    }  # fmt: skip
+
+
+CELLS: Final = [
+    (command, status, does) for command, cells in rows().items() for status, does in cells.items()
+]
+
+
+@asynccontextmanager
+async def in_status(status: str) -> AsyncIterator[Talk]:
+    """A conversation whose execution is in this status; ``lab.run`` never ends."""
+
+    async def run(context: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def fail(context: Any) -> None:
+        raise ActionFailed("No.")
+
+    flow = FLOWS.get(status, FLOWS["running"])
+    other = "flow: other\nsteps:\n  - {id: over, end: completed}\n"
+    async with Talk(flow + "default: true\n", other, actions={"lab.run": run, "lab.fail": fail}) as talk:
+        if status != "none":
+            await talk.say("go")
+            await talk.rest()
+            assert (await talk.record()).status == status
+        yield talk
+
+
+@pytest.mark.parametrize(("command", "status", "does"), CELLS, ids=lambda value: value)
+async def test_each_cell(command: str, status: str, does: str) -> None:
+    """A refusal changes nothing; what is accepted ends in one turn, or goes on running."""
+    async with in_status(status) as talk:
+        before = await talk.store.load(TENANT, "c1")
+        who = USER if command == "process" else OPERATOR
+        if does in REFUSALS:
+            with pytest.raises(Refused, match=does):
+                await talk.send(command, COMMANDS[command], who=who)
+            assert await talk.store.load(TENANT, "c1") == before
+            return
+        accepted = await talk.send(command, COMMANDS[command], who=who)
+        record = await talk.record()
+        assert (accepted.status if accepted.status == "queued" else record.status) == does
+        turns = [
+            event.type
+            for event in await talk.events("turn.completed", "turn.failed")
+            if event.command_id == accepted.command_id
+        ]
+        assert len(turns) == (0 if accepted.status in ("running", "queued") else 1)
+
+
+def test_the_table_has_every_cell() -> None:
+    assert {(command, status) for command, status, _ in CELLS} == {
+        (command, status) for command in COMMANDS for status in STATUSES
+    }
+
+
+@pytest.mark.parametrize("status", ["waiting_timer", "waiting_event"])
+async def test_a_message_to_a_wait_gets_the_steps_words(status: str) -> None:
+    async with in_status(status) as talk:
+        await talk.say("and?")
+        assert (await talk.texts())[-1] == "Later."
+
+
+@pytest.mark.parametrize("status", ["running", *WAITS, "paused"])
+async def test_a_start_that_interrupts_takes_the_place_of_whatever_has_not_ended(status: str) -> None:
+    async with in_status(status) as talk:
+        await talk.send("start", {**COMMANDS["start"], "on_busy": "interrupt"}, who=OPERATOR)
+        await talk.rest()
+        record = await talk.record()
+        assert record.execution is not None
+        assert (record.execution.flow_id, record.status) == ("other", "completed")
+        assert len(await talk.events("execution.cancelled")) == 1
