@@ -6,16 +6,19 @@ A synchronous client wraps this one: run a loop in a thread and hand it each cal
 
 import random as random_module
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
+from urllib.parse import quote
 
 from ._clock import Clock, LoopClock
 from ._connection import Connection, ConnectionEvent, Token
-from ._conversation import AsyncConversation
+from ._conversation import REQUEST_TIMEOUT_S, AsyncConversation
+from ._execution import AsyncExecution, pages
+from ._rest import Rest
 from ._session import OUTBOX_LIMIT, Session
 from ._stream import Stream
-from .records import mapping
+from .records import Execution, InboxItem, mapping
 
 OPEN_TIMEOUT_S: Final = 30.0
 EVENT_BUFFER: Final = 1000
@@ -77,6 +80,7 @@ class AsyncParley:
         clock: Clock | None = None,
         new_id: Callable[[], str] = _new_id,
     ) -> None:
+        clock = clock or LoopClock()
         self._open_timeout = open_timeout
         self._connection = Connection(
             url,
@@ -87,8 +91,16 @@ class AsyncParley:
             event_buffer=event_buffer,
             connect_options=dict(connect_options or {}),
             random=random,
-            clock=clock or LoopClock(),
+            clock=clock,
             new_id=new_id,
+        )
+        self._rest = Rest(
+            self._connection.url,
+            self._connection.get_token,
+            fresh=callable(token),
+            connect_options=connect_options or {},
+            clock=clock,
+            random=random,
         )
 
     async def connect(self) -> None:
@@ -149,6 +161,123 @@ class AsyncParley:
         self._connection.chats[name] = chat
         return chat
 
+    # --- over REST: these need no open connection ---------------------------------------------
+
+    async def start(
+        self,
+        flow_id: str,
+        *,
+        initial_context: Mapping[str, Any] | None = None,
+        input: Any = None,  # noqa: A002 - the flow's own word for it
+        version: int | None = None,
+        conversation_id: str | None = None,
+        user_id: str | None = None,
+        project_id: str | None = None,
+        channel: str | None = None,
+        request_id: str | None = None,
+        correlation_id: str | None = None,
+        on_busy: Literal["enqueue", "reject", "interrupt"] | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = REQUEST_TIMEOUT_S,
+    ) -> AsyncExecution:
+        """Start a flow without saying anything; the run goes on whoever watches.
+
+        Args:
+            flow_id: which flow.
+            initial_context: values of its slots and variables, by name.
+            input: what the flow reads as ``input``.
+            version: of the flow; left out, the newest.
+            conversation_id: where it runs; left out, the server makes a conversation for it.
+            user_id: whose conversation that is. Left out, it is your own; or, if you have the scope
+                ``conversations:write``, nobody's: a workflow that only scopes reach.
+            project_id: for lists.
+            channel: where the person is, if there is one; api if left out.
+            request_id: one of your own, for the record.
+            correlation_id: what its events, logs and outgoing calls carry.
+            on_busy: what to do where another run has not ended: ``ConversationBusy`` is raised unless this
+                says enqueue or interrupt. The run then has no id yet; watch its conversation.
+            idempotency_key: 8-128 printable ASCII characters; 128 random bits are made if left out. Calling
+                again with the same key gives the same run.
+            timeout: seconds.
+
+        Raises:
+            FlowNotFound: there is no such flow.
+            ConversationBusy: another run of this conversation has not ended.
+            BadRequest: a value does not fit; ``field`` names it.
+            Refused: the server refused it for another reason.
+            ConnectionLost: no answer, after several attempts; it may have started.
+            Timeout: the same within ``timeout`` seconds.
+        """
+        body = {
+            "initial_context": dict(initial_context or {}),
+            "input": input,
+            "version": version,
+            "conversation_id": conversation_id,
+            "user_id": user_id,
+            "project_id": project_id,
+            "channel": channel,
+            "request_id": request_id,
+            "correlation_id": correlation_id,
+            "on_busy": on_busy,
+        }
+        key = idempotency_key or self._connection.new_id()
+        reply = await self._rest.post(
+            f"/flows/{quote(flow_id, safe='')}/start", body, key=key, timeout=timeout
+        )
+        return AsyncExecution(
+            self._rest,
+            self._connection.new_id,
+            reply.get("execution_id"),
+            conversation_id=reply.get("conversation_id"),
+            correlation_id=reply.get("correlation_id"),
+        )
+
+    def execution(self, execution_id: str) -> AsyncExecution:
+        """Return a run that was started earlier, or by somebody else; nothing is asked yet."""
+        return AsyncExecution(self._rest, self._connection.new_id, execution_id)
+
+    async def executions(
+        self,
+        *,
+        status: str | None = None,
+        flow_id: str | None = None,
+        project_id: str | None = None,
+        user_id: str | None = None,
+        page_size: int = 50,
+        timeout: float | None = REQUEST_TIMEOUT_S,
+    ) -> AsyncIterator[Execution]:
+        """Iterate over the runs that this principal may see, page after page: ``async for run in ...``.
+
+        Args:
+            status: e.g. ``waiting_acceptance``.
+            flow_id: only this flow's.
+            project_id: only this project's.
+            user_id: only in this user's conversations.
+            page_size: how many to ask for at once, 1-100.
+            timeout: seconds for each page.
+
+        Raises:
+            ParleyError: as ``start``.
+        """
+        query = {"status": status, "flow_id": flow_id, "project_id": project_id, "user_id": user_id}
+        found = pages(self._rest, "/executions", "executions", {**query, "limit": page_size}, timeout)
+        async for record in found:
+            yield Execution.from_wire(record)
+
+    async def inbox(
+        self, *, page_size: int = 50, timeout: float | None = REQUEST_TIMEOUT_S
+    ) -> AsyncIterator[InboxItem]:
+        """Iterate over what waits for a person in the whole tenant: ``async for item in parley.inbox()``.
+
+        Raises:
+            PermissionDenied: this principal decides nothing for others.
+            ParleyError: as ``start``.
+        """
+        async for record in pages(self._rest, "/inbox", "items", {"limit": page_size}, timeout):
+            yield InboxItem.from_wire(record)
+
+    # --- the connection -----------------------------------------------------------------------
+
     def connection_events(self) -> Stream[ConnectionEvent]:
         """Iterate over what happens to the connection from now on; ends when it is closed for good."""
         stream: Stream[ConnectionEvent] = Stream(self._connection.event_buffer)
@@ -159,6 +288,11 @@ class AsyncParley:
     def url(self) -> str:
         """The WebSocket URL."""
         return self._connection.url
+
+    @property
+    def rest_url(self) -> str:
+        """Where REST calls go, without a slash at its end."""
+        return self._rest.url
 
     @property
     def connected(self) -> bool:

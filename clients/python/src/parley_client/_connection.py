@@ -317,7 +317,7 @@ class Connection:
         self._emit(ConnectionEvent(state="connecting", attempt=self._attempt))
         self._offline = self._welcomed_at = None
         try:
-            token = await self._get_token()
+            token = await self.get_token()
             socket = await open_socket(self.url, **self._socket_options())
         except Exception as error:  # noqa: BLE001 - the token's source is the caller's code; it is asked again
             self._could_not_open(error)
@@ -400,7 +400,8 @@ class Connection:
 
     # --- tokens -------------------------------------------------------------------------------
 
-    async def _get_token(self) -> str | None:
+    async def get_token(self) -> str | None:
+        """Return a token from its source; None where there is none. What the source raises comes through."""
         if not callable(self._token):
             return self._token
         token = self._token()
@@ -411,7 +412,7 @@ class Connection:
 
     async def _refresh_token(self) -> None:
         try:
-            token = await self._get_token()
+            token = await self.get_token()
         except Exception as error:  # noqa: BLE001 - the caller's code; the next connect asks again
             self._emit(ConnectionEvent(state="trouble", error=error, reason="no fresh token"))
             return

@@ -63,6 +63,11 @@ def socket_url(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, path, "", ""))
 
 
+def rest_url(socket: str) -> str:
+    """Return the address of the REST side, ``http(s)://.../v1``, beside a ``socket_url``."""
+    return ("http" + socket.removeprefix("ws")).removesuffix("/ws")
+
+
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 

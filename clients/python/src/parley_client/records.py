@@ -11,10 +11,13 @@ from typing import Any
 
 __all__ = [
     "Button",
+    "Execution",
     "HistoryPage",
+    "InboxItem",
     "Message",
     "Pending",
     "Question",
+    "Receipt",
     "Snapshot",
     "State",
     "Turn",
@@ -296,4 +299,150 @@ class Turn:
             execution_id=execution_id,
             duplicate=duplicate,
             raw=data,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One run of a flow. ``raw`` is the whole record as it came.
+
+    Attributes:
+        status: running, waiting_input, waiting_clarification, waiting_acceptance, waiting_timer,
+            waiting_event, paused, completed, failed, cancelled or expired.
+        input: what it was started with, besides slots and variables.
+        output: what its ``end`` step gave.
+        error: ``{code, message, step_id, details}`` where it failed.
+        pending: its open requests that this viewer may see.
+    """
+
+    execution_id: str
+    conversation_id: str | None = None
+    status: str = "pending"
+    flow_id: str | None = None
+    flow_version: int | None = None
+    project_id: str | None = None
+    user_id: str | None = None
+    input: Json = None
+    output: Json = None
+    error: Mapping[str, Json] | None = None
+    current_step_id: str | None = None
+    completed_steps: tuple[str, ...] = ()
+    pending: tuple[Pending, ...] = ()
+    correlation_id: str | None = None
+    request_id: str | None = None
+    started_at: str | None = None
+    updated_at: str | None = None
+    completed_at: str | None = None
+    raw: Mapping[str, Json] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen in it (but for ``retry`` of one that has failed)."""
+        return self.status in ("completed", "failed", "cancelled", "expired")
+
+    @classmethod
+    def from_wire(cls, raw: Mapping[str, Json]) -> "Execution":
+        """Make one from an execution record."""
+        return cls(
+            execution_id=str(raw.get("execution_id", "")),
+            conversation_id=raw.get("conversation_id"),
+            status=str(raw.get("status") or "pending"),
+            flow_id=raw.get("flow_id"),
+            flow_version=raw.get("flow_version"),
+            project_id=raw.get("project_id"),
+            user_id=raw.get("user_id"),
+            input=raw.get("input"),
+            output=raw.get("output"),
+            error=raw.get("error"),
+            current_step_id=raw.get("current_step_id"),
+            completed_steps=tuple(raw.get("completed_steps") or ()),
+            pending=tuple(Pending.from_wire(each) for each in items(raw.get("pending"))),
+            correlation_id=raw.get("correlation_id"),
+            request_id=raw.get("request_id"),
+            started_at=raw.get("started_at"),
+            updated_at=raw.get("updated_at"),
+            completed_at=raw.get("completed_at"),
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InboxItem:
+    """What waits for a person somewhere in the tenant; decide it by ``parley.execution(execution_id)``.
+
+    Attributes:
+        kind: acceptance, clarification or handoff.
+        since: when it began to wait.
+        user_id: whose conversation it is; None of a workflow without a user.
+        pending: the request itself; None of a hand-off.
+    """
+
+    kind: str
+    execution_id: str
+    conversation_id: str | None = None
+    flow_id: str | None = None
+    user_id: str | None = None
+    since: str | None = None
+    pending: Pending | None = None
+    raw: Mapping[str, Json] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_wire(cls, raw: Mapping[str, Json]) -> "InboxItem":
+        """Make one from an item of the inbox."""
+        pending = raw.get("pending")
+        return cls(
+            kind=str(raw.get("kind", "")),
+            execution_id=str(raw.get("execution_id", "")),
+            conversation_id=raw.get("conversation_id"),
+            flow_id=raw.get("flow_id"),
+            user_id=raw.get("user_id"),
+            since=raw.get("since"),
+            pending=Pending.from_wire(pending) if isinstance(pending, dict) else None,
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A command is durable: what REST answers before the turn that follows has ended.
+
+    Attributes:
+        command_id: its idempotency key.
+        status: running or queued; completed or failed where the turn has ended already.
+        duplicate: the key was known; this is the outcome of the first time.
+        turn: what it caused, where the turn has ended already.
+    """
+
+    command_id: str
+    status: str = "running"
+    duplicate: bool = False
+    execution_id: str | None = None
+    conversation_id: str | None = None
+    turn: Turn | None = None
+    raw: Mapping[str, Json] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_wire(cls, raw: Mapping[str, Json]) -> "Receipt":
+        """Make one from a reply."""
+        command_id, status = str(raw.get("command_id", "")), str(raw.get("status") or "running")
+        conversation_id, execution_id = raw.get("conversation_id"), raw.get("execution_id")
+        duplicate, result = bool(raw.get("duplicate", False)), raw.get("result")
+        turn = None
+        if isinstance(result, dict):
+            turn = Turn.from_wire(
+                str(conversation_id or ""),
+                command_id,
+                result,
+                completed=status == "completed",
+                execution_id=execution_id,
+                duplicate=duplicate,
+            )
+        return cls(
+            command_id=command_id,
+            status=status,
+            duplicate=duplicate,
+            execution_id=execution_id,
+            conversation_id=conversation_id,
+            turn=turn,
+            raw=raw,
         )
