@@ -167,6 +167,7 @@ async def _chat(plan: _Plan) -> int:
                 screen,
                 lines,
                 lively=lively,
+                as_json=plan.as_json,
                 conversation_id=plan.conversation_id,
                 flow_id=plan.flow_id,
                 again=plan.command,

@@ -3,6 +3,8 @@
 Nothing here reads or writes; ``talk`` does, and ``screen`` shows.
 """
 
+import contextlib
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -16,7 +18,7 @@ class Interview:
 
     Args:
         pending: the clarification.
-        missing: question ids to ask again, whatever ``answers`` holds.
+        missing: ask only these question ids, whatever ``answers`` holds; left out, all that lack an answer.
         answers: what is answered already, by question id.
     """
 
@@ -27,7 +29,11 @@ class Interview:
         known = {**pending.answers, **(answers or {})}
         self.pending = pending
         self.answers = {name: answer for name, answer in known.items() if name not in wanted}
-        self._left = [question for question in pending.questions if question.id not in self.answers]
+        self._left = [
+            question
+            for question in pending.questions
+            if (question.id in wanted if wanted else question.id not in self.answers)
+        ]
 
     @property
     def question(self) -> Question | None:
@@ -40,6 +46,13 @@ class Interview:
         number = int(line) if line.isascii() and line.isdecimal() else 0
         options = question.options
         self.answers[question.id] = options[number - 1] if 1 <= number <= len(options) else line
+
+    def without_questions(self, text: str) -> str:
+        """Return what a message of the flow says besides the questions that it ends in."""
+        for question in reversed(self.pending.questions):
+            if text.endswith(question.text):
+                text = text.removesuffix(question.text).rstrip("\n")
+        return text
 
     def skip(self) -> bool:
         """Leave the question out; False where it must be answered."""
@@ -93,17 +106,24 @@ def duration(seconds: float) -> str:
     return _count(round(seconds), "second")
 
 
-def edits_of(text: str) -> dict[str, str]:
+def edit_of(text: str, slots: Mapping[str, Any]) -> tuple[str, Any]:
     """Read ``slot=value``; the value may hold spaces. ``slots.`` before the name may be left out.
+
+    Args:
+        text: what was typed.
+        slots: the values of now, as far as they are known: what is no text there is read as JSON.
 
     Raises:
         ValueError: there is no ``=``, or nothing before it.
     """
-    name, equals, value = text.partition("=")
-    name = name.strip().removeprefix("slots.")
+    name, equals, value = (part.strip() for part in text.partition("="))
+    name = name.removeprefix("slots.")
     if not equals or not name:
         raise ValueError(text)
-    return {name: value.strip()}
+    if not isinstance(slots.get(name), str):
+        with contextlib.suppress(ValueError):
+            return name, json.loads(value)
+    return name, value
 
 
 def editable(pending: Pending) -> tuple[str, ...]:

@@ -109,9 +109,10 @@ class Screen:
         """Show an open request: what it is about, who may do what, and how much time is left (seconds)."""
         if self._json:
             return
-        about = [text for text in (pending.title, pending.prompt) if text]
+        about = [pending.title, None if pending.questions else pending.prompt]
         for text in about:
-            self._line(_printable(text))
+            if text:
+                self._line(_printable(text))
         within = "" if left_s is None else f" within {duration(left_s)}"
         if pending.kind == "clarification":
             if within:

@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from parley_client import (
@@ -22,7 +23,7 @@ from parley_client.events import AnyEvent
 
 from server.cli.errors import FAILED, OK
 from server.cli.lines import Lines
-from server.cli.requests import Interview, ServerTime, editable, edits_of
+from server.cli.requests import Interview, ServerTime, edit_of, editable
 from server.cli.screen import Screen
 
 HELP: Final = """\
@@ -41,6 +42,9 @@ HELP: Final = """\
 While a question is open, a line answers it, and a number takes the option of that number. Else a number
 presses the button of that number, and a line is said; `//x` says `/x`."""
 
+_PAUSES: Final = (events.TurnCompleted, events.TurnFailed, events.ExecutionWaiting, events.SnapshotReplaced)
+"""Behind these the flow says nothing more for now."""
+
 
 class Talk:
     """A sitting.
@@ -50,6 +54,7 @@ class Talk:
         screen: shows.
         lines: what is typed.
         lively: whether a person sits there; else each line waits for the end of the turn before it.
+        as_json: whether every event is shown as it is.
         conversation_id: which conversation to go on with; None is a new one.
         flow_id: which flow to start with.
         again: the command that comes back.
@@ -62,6 +67,7 @@ class Talk:
         lines: Lines,
         *,
         lively: bool,
+        as_json: bool,
         conversation_id: str | None,
         flow_id: str | None,
         again: str,
@@ -70,12 +76,14 @@ class Talk:
         self._screen = screen
         self._lines = lines
         self._lively = lively
+        self._as_json = as_json
         self._flow_id = flow_id
         self._again = again
         self._chat = parley.conversation(conversation_id, flow_id=flow_id)
         self._time = ServerTime()
         self._interview: Interview | None = None
-        self._edits: dict[str, dict[str, str]] = {}
+        self._unasked = False
+        self._edits: dict[str, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._showing: asyncio.Task[None] | None = None
         self._failed = False
@@ -136,6 +144,7 @@ class Talk:
         for pending in chat.pending():
             self._show_request(pending)
         self._attend()
+        self._ask()
         self._screen.prompt()
 
     # --- showing --------------------------------------------------------------------------------
@@ -152,23 +161,40 @@ class Talk:
             self._time.hear(event.time)
         own = isinstance(event, events.TurnFailed) and event.command_id in self._screen.own_commands
         self._failed |= own
-        self._screen.show(event)
+        self._attend()
+        shown = self._without_questions(event) if isinstance(event, events.MessageCompleted) else event
+        if shown is not None:
+            self._screen.show(shown)
         waits = isinstance(event, events.ExecutionWaiting) and event.status == "waiting_acceptance"
         if waits and not self._chat.pending("acceptance"):
             self._screen.notice("Somebody else has to decide now.")
-        self._attend()
+        if isinstance(event, _PAUSES):
+            self._ask()
 
     def _attend(self) -> None:
         """Take up the questions of a clarification that is open, and drop those of one that is not."""
         mine = [pending for pending in self._chat.pending("clarification") if self._is_mine(pending)]
         at = self._interview.pending.pending_id if self._interview is not None else None
         if at not in {pending.pending_id for pending in mine}:
-            self._begin(Interview(mine[0]) if mine else None)
+            self._interview = Interview(mine[0]) if mine else None
+            self._unasked = True
 
-    def _begin(self, interview: Interview | None) -> None:
-        self._interview = interview
-        if interview is not None and interview.question is not None:
-            self._screen.question(interview.question)
+    def _ask(self) -> None:
+        """Show the question that is open, unless it has been shown."""
+        if self._unasked and self._interview is not None and self._interview.question is not None:
+            self._unasked = False
+            self._screen.question(self._interview.question)
+
+    def _without_questions(self, event: events.MessageCompleted) -> events.MessageCompleted | None:
+        """Take the questions that are asked here, one by one, out of the message that asks them all."""
+        said = event.message.text or ""
+        if self._interview is None or self._as_json:
+            return event
+        rest = self._interview.without_questions(said)
+        if rest == said:
+            return event
+        self._unasked = True
+        return replace(event, message=replace(event.message, text=rest, buttons=())) if rest else None
 
     def _is_mine(self, pending: Pending) -> bool:
         """Tell whether a clarification is this person's to answer, not only to see."""
@@ -179,9 +205,11 @@ class Talk:
         return state is None or state.user_id in (None, me)
 
     def _show_request(self, pending: Pending) -> None:
+        self._screen.request(pending, self._time.left_s(pending.deadline), self._slots())
+
+    def _slots(self) -> Mapping[str, Any]:
         state = self._chat.snapshot.state
-        slots = state.slots if state is not None else {}
-        self._screen.request(pending, self._time.left_s(pending.deadline), slots)
+        return state.slots if state is not None else {}
 
     # --- heeding --------------------------------------------------------------------------------
 
@@ -248,8 +276,8 @@ class Talk:
             self._show_request(pending)
         if not open_now:
             self._screen.notice("Nothing waits for an answer or a decision here.")
-        elif self._interview is not None and self._interview.question is not None:
-            self._screen.question(self._interview.question)
+        self._unasked = True
+        self._ask()
 
     # --- decisions ------------------------------------------------------------------------------
 
@@ -267,15 +295,14 @@ class Talk:
         pending, change = self._chosen(rest)
         names = editable(pending)
         try:
-            edits = edits_of(change)
+            name, value = edit_of(change, self._slots())
         except ValueError:
             raise BadRequest("Say which slot and its new value.", suggestion="/edit slot=value") from None
-        (name,) = edits
         if name not in names:
             allowed = f"What may be changed: {', '.join(names)}." if names else "Nothing may be changed."
             raise BadRequest(f"{name} may not be changed in this.", suggestion=allowed)
         kept = self._edits.setdefault(pending.pending_id, {})
-        kept.update(edits)
+        kept[name] = value
         self._screen.notice(f"/accept accepts it with {', '.join(f'{n}={v}' for n, v in kept.items())}.")
 
     def _chosen(self, rest: str) -> tuple[Pending, str]:
@@ -367,4 +394,6 @@ class Talk:
         else:
             return
         if interview.pending.pending_id in {pending.pending_id for pending in self._chat.pending()}:
-            self._begin(Interview(interview.pending, missing=missing, answers=interview.answers))
+            self._interview = Interview(interview.pending, missing=missing, answers=interview.answers)
+            self._unasked = True
+            self._ask()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from parley_client import Pending
 
-from server.cli.requests import Interview, ServerTime, duration, edits_of, span
+from server.cli.requests import Interview, ServerTime, duration, edit_of, span
 
 QUESTIONS = [
     {"id": "part", "text": "Morning or afternoon?", "options": ["morning", "afternoon"]},
@@ -114,9 +114,27 @@ def test_a_request_tells_how_long_it_was_open_when_it_was_made() -> None:
     assert span(clarification(created_at=at(0))) is None
 
 
+def test_a_message_is_shown_without_the_questions_that_are_asked_one_by_one() -> None:
+    interview = Interview(clarification())
+    whole = "Morning or afternoon?\nHow many guests?"
+    assert interview.without_questions(whole) == ""
+    assert interview.without_questions(f"I did not get that.\n{whole}") == "I did not get that."
+    assert interview.without_questions("How many guests?") == ""
+    assert interview.without_questions("We open at 9.") == "We open at 9."
+
+
 def test_an_edit_is_a_slot_and_its_value() -> None:
-    assert edits_of("date = 2031-05-21") == {"date": "2031-05-21"}
-    assert edits_of("slots.note=a = b") == {"note": "a = b"}
+    assert edit_of("date = 2031-05-21", {}) == ("date", "2031-05-21")
+    assert edit_of("slots.note=a = b", {"note": "x"}) == ("note", "a = b")
+
+
+def test_an_edit_is_of_the_kind_that_the_slot_holds() -> None:
+    assert edit_of("amount=40", {"amount": 50}) == ("amount", 40)
+    assert edit_of("amount=40", {}) == ("amount", 40)
+    assert edit_of("room=40", {"room": "41"}) == ("room", "40")
+
+
+def test_an_edit_without_a_slot_is_refused() -> None:
     for wrong in ("date", "=x", " = "):
         with pytest.raises(ValueError, match=wrong):
-            edits_of(wrong)
+            edit_of(wrong, {})
