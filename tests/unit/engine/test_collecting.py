@@ -110,3 +110,19 @@ async def test_a_boolean_is_asked_with_buttons() -> None:
         assert question.options == ("yes", "no")
         assert [button["payload"] for button in asked.data["buttons"]] == ["yes", "no"]
         assert replies(await talk.say(payload="yes")) == ["2031-05-20 2031-05-22 true"]
+
+
+TABLE = """
+flow: table
+slots: {day: {type: date}, time: {type: time}}
+steps:
+  - collect: [day, time]
+    ask: {day: "Which day?", time: "At what time?"}
+  - {id: done, say: "${slots.day} ${slots.time}"}
+"""
+
+
+async def test_a_day_and_its_time_fill_two_slots() -> None:
+    async with Talk(TABLE) as talk:
+        assert replies(await talk.say("hello")) == ["Which day?"]
+        assert replies(await talk.say("20 May 2031 at 2 pm")) == ["2031-05-20 14:00"]

@@ -2,6 +2,8 @@
 
 import datetime
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -245,6 +247,8 @@ def test_a_month_from_its_last_day_is_the_next_ones_last() -> None:
         ("ja", "明日", "2026-11-22"),
         ("ja", "3日後", "2026-11-24"),
         ("ja", "11月21日", None),
+        ("ja", "来週", None),
+        ("ja", "明日の午後3時", None),
         ("pl", "jutro", "2026-11-22"),
         ("de", "vor drei Tagen", "2026-11-18"),
         ("de", "15 Uhr", None),
@@ -309,7 +313,14 @@ def test_time(text: str, asked: str | None, mentioned: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("locale", "text", "time"),
-    [("fr", "9:30", "09:30"), ("en-US", "9:30", None), ("ja", "午後3時", "15:00"), ("ja", "3時", None)],
+    [
+        ("fr", "9:30", "09:30"),
+        ("en-US", "9:30", None),
+        ("ja", "午後3時", "15:00"),
+        ("ja", "3時", None),
+        ("ru", "через час", None),
+        ("ja", "正午", "12:00"),
+    ],
 )
 def test_how_hours_are_written_follows_the_locale(locale: str, text: str, time: str | None) -> None:
     assert read(TIME, text, locale=locale) == time
@@ -739,6 +750,20 @@ def test_what_was_read_is_normal(kind: Any) -> None:
     for text in ("a", "2", "yes", "tomorrow", "me@x.org", "1,5"):
         value = read(slot, text)
         assert normalise(slot, value) == value
+
+
+def test_the_libraries_are_not_imported_before_they_are_needed() -> None:
+    """A server's start does not wait for them, nor does a turn that the rules can read."""
+    program = (
+        "import sys, server.app; from server.engine.flow.model import Slot; "
+        "from server.engine.flow.slots import read_slot; "
+        "said = [(Slot('s', 'date'), '2031-05-20'), (Slot('s', 'date'), 'next friday'), "
+        "(Slot('s', 'datetime'), 'tomorrow at 2 pm'), (Slot('s', 'email'), 'me@x.org')]; "
+        "print([bool(read_slot(slot, text, now_ms=0, timezone=None, locale='en', focused=True)) "
+        "for slot, text in said], sorted({'dateparser', 'phonenumbers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[True, True, True, True] []"
 
 
 def test_dates_are_stored_so_that_they_compare_as_text() -> None:
