@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "serve": "Serve a project in production.",
     "chat": "Talk to a server from the terminal.",
     "check": "Check flow files; say what is wrong, by line and column.",
+    "graph": "Draw a flow as Mermaid or SVG.",
     "token": "Print a token for a user.",
     "version": "Print the version.",
 }
