@@ -368,6 +368,41 @@ class Settings(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a setting's value comes from.
+
+    Attributes:
+        value: it as text, fit to be shown: secrets and passwords are masked; empty where there is none.
+        source: a file, ``environment``, ``flag`` or ``default``.
+    """
+
+    value: str
+    source: str
+
+
+def origins_of(settings: Settings, env: Mapping[str, str], cwd: Path) -> dict[str, Origin]:
+    """Return for each setting what it is and where that was read; ``settings`` is what ``load`` returned."""
+    found, _ = _collect(env, {}, cwd)
+    return {
+        name: Origin(
+            _fit_to_show(getattr(settings, name)), found[name].source if name in found else "default"
+        )
+        for name in Settings.model_fields
+    }
+
+
+def _fit_to_show(value: object) -> str:
+    """Return a value as one would write it in the environment."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return without_credentials(str(value))  # a SecretStr masks itself
+
+
+@dataclass(frozen=True, slots=True)
 class _Given:
     value: Any
     name: str  # as it was written: PARLEY_PORT, port, --port

@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "chat": "Talk to a server from the terminal.",
     "check": "Check flow files; say what is wrong, by line and column.",
     "graph": "Draw a flow as Mermaid or SVG.",
+    "config": "Tell the settings, and where each comes from.",
     "token": "Print a token for a user.",
     "version": "Print the version.",
 }
