@@ -13,6 +13,8 @@ from server.cli.errors import INTERRUPTED, OK, USAGE, CliError
 COMMANDS: Final = {
     "dev": "Serve a project on this machine and reload its flows as they change.",
     "serve": "Serve a project in production.",
+    "init": "Make a new project that runs.",
+    "new": "Add a flow to a project.",
     "chat": "Talk to a server from the terminal.",
     "check": "Check flow files; say what is wrong, by line and column.",
     "graph": "Draw a flow as Mermaid or SVG.",
