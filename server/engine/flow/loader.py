@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from server.engine.flow.dependencies import links_of
 from server.engine.flow.expressions import KEYWORDS, RESERVED, compile_expression
 from server.engine.flow.lint import lint
 from server.engine.flow.model import (
@@ -247,6 +248,7 @@ class _FlowReader:
             steps=tuple(step for step, _ in steps),
             index={step.common.step_id: place for place, (step, _) in reversed(list(enumerate(steps)))},
             exposed=frozenset(path[1] for path, _, exposed in self.findings.saves if exposed),
+            links=links_of([step for step, _ in steps], slots),
             subflows=tuple(dict.fromkeys(target.step_id for target in self.findings.flows)),
             source_name=self.findings.file,
             sha256=hashlib.sha256(source.encode("utf-8", "replace")).hexdigest(),

@@ -12,6 +12,7 @@ from server.engine.flow.expressions import Expression
 from server.engine.flow.templates import Template
 
 if TYPE_CHECKING:
+    from server.engine.flow.dependencies import Link
     from server.engine.flow.node import Node
 
 Json = Any
@@ -180,7 +181,7 @@ class Flow:
 
     ``index`` finds a step's place in ``steps``; ``exposed`` are the variables that the conversation's
     owner may see; ``warnings`` are the problems that did not stop it; ``subflows`` are the ids of the flows
-    that it calls or goes over to.
+    that it calls or goes over to; ``links`` say which step's results rest on what.
     """
 
     flow_id: str
@@ -199,6 +200,7 @@ class Flow:
     sha256: str
     warnings: tuple[Problem, ...] = ()
     subflows: tuple[str, ...] = ()
+    links: "tuple[Link, ...]" = ()
 
     def step(self, step_id: str) -> Step:
         """Return a step.

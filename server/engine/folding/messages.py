@@ -6,6 +6,7 @@ from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
 from server.engine.draft import Draft, StepFailure, json_bytes
 from server.engine.flow.expressions import ExpressionFailed
+from server.engine.folding.corrections import explicit_correction
 from server.engine.folding.ending import step_failure
 from server.engine.folding.starting import choose_flow, digress, restart, start
 from server.engine.folding.turns import end_turn, open_turn
@@ -80,7 +81,7 @@ def _answer(draft: Draft, incoming: Incoming, command: Command) -> None:
         return
     try:
         step = cast("WaitingStep", current_step(draft))
-        outcome = step.read(draft, incoming)
+        outcome = explicit_correction(draft, step, incoming) or step.read(draft, incoming)
         if outcome is None:
             if digress(draft, incoming):
                 return

@@ -177,6 +177,7 @@ def _follow(draft: Draft, step: Step, outcome: Outcome, number: int = 1) -> obje
         case GoOver(flow_id):
             return _try(draft, step, lambda: _leave_for(draft, step, flow_id))
         case Back(target):
+            draft.pending = tuple(request for request in draft.pending if request.kind != "input")
             return target
         case _:
             assert_never(outcome)

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from server.engine.draft import Draft, StepFailure, json_bytes
+from server.engine.flow.dependencies import names_in
 from server.engine.flow.expressions import Expression
-from server.engine.flow.model import Slot, StepCommon
+from server.engine.flow.model import Path, Slot, StepCommon
 from server.engine.flow.node import Node
 from server.engine.flow.slots import Reading, explain, question_options, read_slot
 from server.engine.flow.templates import Template
+from server.engine.folding.corrections import correction
 from server.engine.inputs import Incoming
 from server.engine.reading import complaint, fill_slots
 from server.engine.steps.base import Fail, Goto, Next, Outcome, Wait
@@ -93,9 +95,23 @@ class Collect:
         slot = draft.flow.slots[name]
         if slot.type == "text":
             return self._take(draft, slot, incoming.said.strip())
+        corrected = correction(draft, self, incoming.text) if incoming.text else None
+        if corrected is not None:
+            return corrected
         before = draft.before
         why = explain(slot, incoming.said, now_ms=draft.now, timezone=before.timezone, locale=before.locale)
         return self._reject(draft, slot, why)
+
+    def links(self, slots: Mapping[str, Slot]) -> list[tuple[frozenset[Path], frozenset[Path]]]:
+        """Return for each slot what its answer rests on: the names in its question and in its rules."""
+        return [(self._rests_on(slots[name]), frozenset([("slots", name)])) for name in self.slots]
+
+    def _rests_on(self, slot: Slot) -> frozenset[Path]:
+        question = self.questions.get(slot.name) or slot.prompt
+        expressions = list(question.expressions) if question is not None else []
+        for rule in slot.validate:
+            expressions += [rule.if_, *rule.say.expressions]
+        return names_in(expressions) - {("slots", slot.name)}
 
     def targets(self) -> tuple[str, ...]:
         """Return where it goes when the attempts are used up."""

@@ -1,11 +1,13 @@
 """``set``: gives slots and variables new values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from server.engine.draft import Draft
+from server.engine.flow.dependencies import names_in
 from server.engine.flow.expressions import Expression
-from server.engine.flow.model import StepCommon
+from server.engine.flow.model import Path, Slot, StepCommon
 from server.engine.flow.node import JsonTemplate, Node
 from server.engine.steps.base import Next, Outcome
 
@@ -37,6 +39,10 @@ class Set:
         for path, template in self.values:
             draft.save(path, template.value(draft.context()), expose=self.common.expose)
         return Next()
+
+    def links(self, slots: Mapping[str, Slot]) -> list[tuple[frozenset[Path], frozenset[Path]]]:
+        """Return for each assignment what it reads and what it sets."""
+        return [(names_in(value.expressions), frozenset([path])) for path, value in self.values]
 
     def targets(self) -> tuple[str, ...]:
         """It only goes on."""

@@ -61,3 +61,13 @@ def test_the_page_names_every_step_slot_type_function_and_root() -> None:
         assert re.search(rf"\b{name}\b", SECTIONS["Expressions"]), name
     for name in RETRY_REASONS:
         assert f"`{name}`" in SECTIONS["Steps"]
+
+
+def test_the_page_shows_what_rests_on_what_in_its_first_flow() -> None:
+    def shown(names: frozenset[tuple[str, ...]]) -> str:
+        return " ".join(f"`{'.'.join(name)}`" for name in sorted(names))
+
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|$", SECTIONS["Corrections"], re.MULTILINE)
+    listed = [(step_id, reads.strip(), saves.strip()) for step_id, reads, saves in rows]
+    flow = compile_flow(FLOWS[0], "page.yaml")
+    assert listed == [(link.step_id, shown(link.reads), shown(link.saves)) for link in flow.links]
