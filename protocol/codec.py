@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Any, Final, NoReturn, get_args
+from typing import Any, Final, NoReturn, TypeVar, get_args
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -122,6 +122,21 @@ def validate(fields: dict[str, Any], limits: CodecLimits) -> ClientFrame:
     elif type(frame) is Subscribe:
         _check_subscribe(frame)
     return frame
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def validate_body(fields: dict[str, Any], model: type[Body]) -> Body:
+    """Return the body of a REST request as its (closed, strict) ``model``.
+
+    Raises:
+        InvalidFrame: ``bad_request``, with the field that is to blame.
+    """
+    try:
+        return model.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        raise _shape_error(error, fields, model, "this body") from None
 
 
 def peek(data: str | bytes) -> tuple[str | None, str | None]:
@@ -294,7 +309,9 @@ def _refuse_type(fields: dict[str, Any]) -> NoReturn:
     )
 
 
-def _shape_error(error: ValidationError, fields: dict[str, Any], model: type[BaseModel]) -> InvalidFrame:
+def _shape_error(
+    error: ValidationError, fields: dict[str, Any], model: type[BaseModel], what: str | None = None
+) -> InvalidFrame:
     """Make one sentence of what pydantic found: the unknown field if there is one, else the first."""
     faults = error.errors(include_url=False, include_input=False)
     # An unknown field goes first: where a name is misspelt it is the cause, "missing" only the effect.
@@ -303,7 +320,7 @@ def _shape_error(error: ValidationError, fields: dict[str, Any], model: type[Bas
     field = _dotted(path)
     if fault["type"] == "extra_forbidden":
         allowed = _allowed_fields(model, path[:-1])
-        message = f"There is no field {_short(field)} in {_article(model)}."
+        message = f"There is no field {_short(field)} in {what or _article(model)}."
         suggestion = _did_you_mean(str(path[-1]), allowed) or f"Its fields: {', '.join(allowed)}."
     elif fault["type"] == "missing":
         message, suggestion = f"{field} is required.", None

@@ -32,8 +32,11 @@ from server.engine.schedule import HOUR_MS
 from server.engine.sweeper import Sweeper
 from server.gateway.drain import Drain
 from server.gateway.http import BoundedHttp
+from server.gateway.rest.api import Api
 from server.gateway.rest.envelope import App, Receive, Scope, Send
+from server.gateway.rest.executions import ExecutionRoutes
 from server.gateway.rest.health import Health, Readiness
+from server.gateway.rest.inbox import InboxRoutes
 from server.gateway.rest.routes import rest_app
 from server.gateway.rest.visitors import VisitorRoutes
 from server.gateway.websocket import Gateway
@@ -96,8 +99,9 @@ class Application:
         self.sweeper = Sweeper(store, clock, self.engine, settings.sweep_seconds)
         self.wheel = Wheel(monotonic_ms, self.hub.tick)
         self.gateway = self._gateway()
-        self.drain = Drain(self.gateway, self.readiness, self._stop_engine)
-        self._rest = rest_app([*self._health().routes(), *self._visitor_routes()], self.metrics)
+        self.drain = Drain(self.gateway, self.readiness, self._stop_engine, self.hub.inboxes.close)
+        routes = [*self._health().routes(), *self._visitor_routes(), *self._api_routes()]
+        self._rest = rest_app(routes, self.metrics)
         self.asgi: App = self._serve
         self._read_metrics()
 
@@ -206,6 +210,11 @@ class Application:
             wall_s=time.time,
             max_bytes=settings.max_frame_bytes,
         ).routes()
+
+    def _api_routes(self) -> list[Any]:
+        settings = self.settings
+        api = Api(self.gateway.services, OriginPolicy(settings.origins), settings.max_frame_bytes)
+        return [*ExecutionRoutes(api).routes(), *InboxRoutes(api, self.gateway.counter).routes()]
 
     def _read_metrics(self) -> None:
         stats, gateway, read = self.engine.stats, self.gateway, self.metrics.read

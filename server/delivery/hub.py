@@ -28,6 +28,7 @@ from server.delivery.bridge import (
 )
 from server.delivery.catchup import CatchUp, Missed, Read
 from server.delivery.frames import CommitFrames
+from server.delivery.inbox import InboxFeed
 from server.delivery.topic import Arrival, Subscription, Topic, Watcher
 from server.delivery.topics import Topics
 from server.engine.types import Publication
@@ -75,6 +76,7 @@ class Hub:
         self._on_engine = on_engine
         self._bridge = Bridge(bus, self._receive) if bus is not None else None
         self._topics = Topics(self._bridge)
+        self.inboxes = InboxFeed()
         self.catchup = CatchUp(self._topics, store, read, now_ms)
         self._tails_at_ms = 0
 
@@ -118,6 +120,8 @@ class Hub:
                 channel_of(tenant_id, conversation_id),
                 commit_payload(tenant_id, conversation_id, record.user_id, deleted, batch),
             )
+        if self.inboxes:
+            self.inboxes.committed(tenant_id, batch)
         topic = self._topics.get((tenant_id, conversation_id))
         if topic is not None:
             self._arrived(topic, record.user_id, deleted, batch)

@@ -37,19 +37,26 @@ class Drain:
         gateway: its sockets.
         readiness: what its probes say.
         stop_engine: called with the seconds that running effects have (``Engine.stop``).
+        end_streams: ends the event streams; their clients connect again elsewhere.
     """
 
     def __init__(
-        self, gateway: Gateway, readiness: Readiness, stop_engine: Callable[[float], Awaitable[None]]
+        self,
+        gateway: Gateway,
+        readiness: Readiness,
+        stop_engine: Callable[[float], Awaitable[None]],
+        end_streams: Callable[[], None] = lambda: None,
     ) -> None:
         self._gateway = gateway
         self._readiness = readiness
         self._stop_engine = stop_engine
+        self._end_streams = end_streams
 
     def begin(self) -> None:
         """Take nothing new from now on."""
         self._readiness.draining = True
         self._gateway.draining = True
+        self._end_streams()
 
     async def run(self, seconds: float) -> None:
         """Drain within about ``seconds``."""

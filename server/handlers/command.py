@@ -4,7 +4,9 @@
 """
 
 import secrets
+from collections.abc import Mapping
 from time import perf_counter
+from typing import Any
 
 from protocol.codec import command_body, hash_body
 from protocol.errors import ErrorCode, Refused
@@ -74,12 +76,6 @@ def require_tenant(principal: Principal, named: str | None) -> None:
 
 def acknowledge(frame_id: str, accepted: Accepted, principal: Principal, user_id: str) -> bytes:
     """Return the ``ack`` of an accepted command, its result filtered for who asked."""
-    result = accepted.result
-    if result is not None:
-        audience = audience_of(principal, accepted.record)
-        if audience is None and user_id == accepted.record.user_id:
-            audience = "owner"  # a service that acts for the owner sees what the owner sees
-        result = turn_view(result, audience) if audience is not None else None
     return frames.ack(
         frame_id,
         duplicate=accepted.duplicate,
@@ -88,5 +84,16 @@ def acknowledge(frame_id: str, accepted: Accepted, principal: Principal, user_id
         execution_id=accepted.execution_id,
         epoch=accepted.epoch,
         offset=accepted.offset,
-        result=result,
+        result=result_for(accepted, principal, user_id),
     )
+
+
+def result_for(accepted: Accepted, principal: Principal, user_id: str | None) -> Mapping[str, Any] | None:
+    """Return the ended turn's data as who asked may see it; None while it runs."""
+    result = accepted.result
+    if result is None:
+        return None
+    audience = audience_of(principal, accepted.record)
+    if audience is None and user_id is not None and user_id == accepted.record.user_id:
+        audience = "owner"  # a service that acts for the owner sees what the owner sees
+    return turn_view(result, audience) if audience is not None else None

@@ -5,45 +5,14 @@ import http.client
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import orjson
 import pytest
 
 from storage.base import StoreUnavailable
 from storage.memory.store import MemoryStore
+from tests.support.rest import Answer, ask
 from tests.support.server import RunningServer, running_server, token
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return orjson.loads(self.body)
-
-
-def _ask(
-    server: RunningServer, method: str, path: str, body: bytes | None, headers: dict[str, str]
-) -> Answer:
-    connection = http.client.HTTPConnection(*server.address, timeout=10)
-    try:
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        found = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, found, response.read())
-    finally:
-        connection.close()
-
-
-async def ask(
-    server: RunningServer, method: str, path: str, body: bytes | None = None, **headers: str
-) -> Answer:
-    """One request; header names take ``_`` for ``-``."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await asyncio.to_thread(_ask, server, method, path, body, named)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -35,7 +36,31 @@ SECURITY_HEADERS: Final = (
     (b"cache-control", b"no-store"),
 )
 BODY_TIMEOUT_S: Final = 5.0
+_EXCHANGE: Final = "parley.exchange"
 _ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its answer: the ids that both carry, and headers that the answer gets, error or not."""
+
+    request_id: str
+    correlation_id: str
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def all_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return what every answer has: the ids, what was asked for, and security's."""
+        ids = [
+            (b"x-request-id", self.request_id.encode()),
+            (b"x-correlation-id", self.correlation_id.encode()),
+        ]
+        return [*ids, *self.headers, *SECURITY_HEADERS]
+
+
+def exchange_of(request: Request) -> Exchange:
+    """Return the exchange that a request belongs to."""
+    exchange: Exchange = request.scope[_EXCHANGE]
+    return exchange
 
 
 class Envelope:
@@ -52,10 +77,8 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
-        request_id = _given_or_made(scope, b"x-request-id")
-        ids = (
-            (b"x-request-id", request_id),
-            (b"x-correlation-id", _given_or_made(scope, b"x-correlation-id")),
+        exchange = scope[_EXCHANGE] = Exchange(
+            _given_or_made(scope, b"x-request-id"), _given_or_made(scope, b"x-correlation-id")
         )
         started = False
 
@@ -64,7 +87,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 started = True
                 own = {name for name, _ in message["headers"]}
-                extra = [header for header in (*ids, *SECURITY_HEADERS) if header[0] not in own]
+                extra = [header for header in exchange.all_headers() if header[0] not in own]
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 
@@ -74,16 +97,17 @@ class Envelope:
             return
         except Exception as error:  # noqa: BLE001 - the ladder's HTTP side
             if started:
-                _log.error("response_broken", exc_info=error, request_id=request_id.decode())
+                _log.error("response_broken", exc_info=error, request_id=exchange.request_id)
                 return
-            response = self._refuse(error, request_id.decode())
+            response = self._refuse(error, exchange)
             await response(scope, receive, send_with_headers)
 
-    def _refuse(self, error: Exception, request_id: str) -> Response:
+    def _refuse(self, error: Exception, exchange: Exchange) -> Response:
+        request_id = exchange.request_id
         if isinstance(error, HTTPException):
             refused, status, headers = _of_status(error), error.status_code, dict(error.headers or {})
         else:
-            refused = refusal_of(error, request_id=request_id)
+            refused = refusal_of(error, request_id=request_id, correlation_id=exchange.correlation_id)
             status, headers = refused.http_status, {}
         self._metrics.errors[refused.code.value] += 1
         if status == 401:
@@ -146,12 +170,12 @@ def refuse_unknown_fields(body: dict[str, Any], known: frozenset[str]) -> None:
             )
 
 
-def _given_or_made(scope: Scope, wanted: bytes) -> bytes:
+def _given_or_made(scope: Scope, wanted: bytes) -> str:
     """Return a well-formed id of the request, or a new one."""
     for name, value in scope["headers"]:
         if name == wanted and _ID.fullmatch(value):
-            return bytes(value)
-    return secrets.token_hex(16).encode()
+            return bytes(value).decode()
+    return secrets.token_hex(16)
 
 
 def _declared_bytes(request: Request) -> int:

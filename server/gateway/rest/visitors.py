@@ -16,6 +16,7 @@ from starlette.routing import Route
 from protocol.errors import ErrorCode, Refused
 from server.auth.origins import OriginPolicy
 from server.auth.visitors import Visitors
+from server.gateway.rest.cors import Cors
 from server.gateway.rest.envelope import json_response, read_json, refuse_unknown_fields
 
 PATH: Final = "/v1/visitors"
@@ -37,7 +38,7 @@ class VisitorRoutes:
         self, *, visitors: Visitors, origins: OriginPolicy, wall_s: Callable[[], float], max_bytes: int
     ) -> None:
         self._visitors = visitors
-        self._origins = origins
+        self._cors = Cors(origins, "POST")
         self._wall_s = wall_s
         self._max_bytes = max_bytes
 
@@ -48,7 +49,8 @@ class VisitorRoutes:
     async def serve(self, request: Request) -> Response:
         """Answer whoever may ask at all."""
         self._check(request)
-        return await (self.create if request.method == "POST" else self.preflight)(request)
+        self._cors.admit(request)
+        return await self.create(request) if request.method == "POST" else self._cors.preflight()
 
     async def create(self, request: Request) -> Response:
         """Make a visitor, or with ``{"token": ...}`` renew one: ``{token, user_id, expires_in}``."""
@@ -62,17 +64,7 @@ class VisitorRoutes:
         return json_response(
             {"token": visitor.token, "user_id": visitor.user_id, "expires_in": visitor.expires_in},
             201,
-            self._cors(request),
         )
-
-    async def preflight(self, request: Request) -> Response:
-        """Answer a browser's question ahead of a JSON post from another origin."""
-        asked = {
-            "access-control-allow-methods": "POST",
-            "access-control-allow-headers": "content-type, x-request-id, x-correlation-id",
-            "access-control-max-age": "600",
-        }
-        return Response(None, 204, {**self._cors(request), **asked})
 
     def _check(self, request: Request) -> None:
         peer = request.client.host if request.client else ""
@@ -84,24 +76,6 @@ class VisitorRoutes:
                 "Visitors without a key are for this machine only, by its local name.",
                 suggestion=f"Use http://127.0.0.1:{port}{PATH}.",
             )
-        origins = request.headers.getlist("origin")
-        if len(origins) > 1 or (origins and not self._origins.allows(origins[0])):
-            raise Refused(
-                ErrorCode.ORIGIN_NOT_ALLOWED,
-                "This page's origin may not ask for visitors.",
-                suggestion="Add it to PARLEY_ORIGINS.",
-            )
-
-    @staticmethod
-    def _cors(request: Request) -> dict[str, str]:
-        origin = request.headers.get("origin")
-        if origin is None:
-            return {}
-        return {
-            "access-control-allow-origin": origin,
-            "access-control-expose-headers": "x-request-id, x-correlation-id, retry-after",
-            "vary": "origin",
-        }
 
 
 def _is_loopback(peer: str) -> bool:

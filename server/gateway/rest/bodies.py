@@ -1,0 +1,88 @@
+"""The bodies of REST requests: closed (an unknown field is refused by name) and strict (no coercion)."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from protocol.frames import Channel, ConversationId, EntityId, OnBusy, ShortText, TenantId, UserId
+from protocol.records import Json
+
+LONGEST_PAUSE_MS = 366 * 24 * 3600 * 1000
+
+RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+ProjectId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
+Digest = Annotated[str, StringConstraints(max_length=128)]
+
+
+class Body(BaseModel):
+    """Base of them all."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StartBody(Body):
+    """Starts a flow, in a conversation of its own or in one that exists.
+
+    ``initial_context`` has values for slots and variables by name, and ``input`` where the field of that name
+    is not used. Without ``user_id`` the run is nobody's where the caller has ``conversations:write``, else
+    the caller's.
+    """
+
+    initial_context: dict[str, Json] = Field(default_factory=dict)
+    input: Json = None
+    version: Annotated[int, Field(ge=1)] | None = None
+    conversation_id: ConversationId | None = None
+    user_id: UserId | None = None
+    tenant_id: TenantId | None = None
+    project_id: ProjectId | None = None
+    channel: Channel = "api"
+    on_busy: OnBusy = "reject"
+    correlation_id: RequestId | None = None
+    request_id: RequestId | None = None
+
+
+class AcceptanceBody(Body):
+    """Accepts or rejects; ``pending_id`` may be left out where exactly one acceptance is open."""
+
+    pending_id: EntityId | None = None
+    accepted: bool
+    comment: ShortText | None = None
+    edits: dict[str, Json] = Field(default_factory=dict)
+    digest: Digest | None = None
+
+
+class ClarificationBody(Body):
+    """Answers by question id; ``pending_id`` may be left out where exactly one clarification is open."""
+
+    pending_id: EntityId | None = None
+    answers: dict[str, Json]
+
+
+class PauseBody(Body):
+    """Holds an execution until it is resumed, or for ``deadline_ms`` milliseconds."""
+
+    reason: ShortText | None = None
+    deadline_ms: Annotated[int, Field(ge=1, le=LONGEST_PAUSE_MS)] | None = None
+
+
+class ResumeBody(Body):
+    """Lets a paused execution go on."""
+
+    comment: ShortText | None = None
+
+
+class CancelBody(Body):
+    """Ends an execution."""
+
+    reason: ShortText | None = None
+
+
+class RetryBody(Body):
+    """Tries a failed execution again, from the step that failed."""
+
+
+class SignalBody(Body):
+    """Says that the event ``name``, which the execution waits for, has happened."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    payload: Json = None
