@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "check": "Check flow files; say what is wrong, by line and column.",
     "graph": "Draw a flow as Mermaid or SVG.",
     "config": "Tell the settings, and where each comes from.",
+    "doctor": "Look for what would keep a server here from working, and say how to mend it.",
     "token": "Print a token for a user.",
     "version": "Print the version.",
 }
