@@ -91,6 +91,7 @@ class Application:
             publish=self.hub.publish,
             tell_owner=self.hub.tell_owner,
             observe_commit=self.metrics.store_seconds.observe,
+            expect=lambda at: self.sweeper.expect(at),
             options=EngineOptions(
                 instance_id=settings.instance_id or "", session_ms=round(settings.session_hours * HOUR_MS)
             ),

@@ -129,6 +129,9 @@ class ConversationStore(Protocol):
     async def load(self, tenant_id: str, conversation_id: str) -> Conversation | None:
         """Return the newest committed record (a majority read), a tombstone included, or None."""
 
+    async def load_many(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Conversation]:
+        """Return what ``load`` would for each (tenant, conversation) that exists, in one read."""
+
     async def commit(self, commit: Commit) -> CommitOutcome:
         """Make ``record`` and ``batch`` durable together, or change nothing.
 

@@ -30,6 +30,11 @@ class RecordCache:
         self._records.move_to_end(key)
         return found[0]
 
+    def peek(self, key: Key) -> Conversation | None:
+        """Return the record, if it is cached, without making it the newest."""
+        found = self._records.get(key)
+        return None if found is None else found[0]
+
     def put(self, key: Key, record: Conversation) -> None:
         """Keep the newest record; but no tombstone, which expires in the store without a commit."""
         self.evict(key)

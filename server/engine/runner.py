@@ -9,7 +9,7 @@ reduce the same input on what is there now. ``docs/explanation/guarantees.md`` s
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Final, TypeVar
@@ -58,7 +58,6 @@ MAX_MISSES: Final = 8
 LANE_LIMIT: Final = 64
 """How many inputs of one conversation may wait in memory; more are told to come back."""
 SETTLE_TRIES: Final = 6
-LOCAL_RETRY_MS: Final = 60_000
 QUEUED: Final = {"process": "enqueue", "signal": "enqueue", "start": "reject"}
 """The commands that wait while an effect runs, with what ``on_busy`` is where they do not say."""
 
@@ -97,7 +96,7 @@ class EngineStats:
     duplicates: int = 0
     enqueued: int = 0
     effects: int = 0
-    recoveries: int = 0
+    woken: int = 0
 
 
 @dataclass(slots=True)
@@ -126,6 +125,7 @@ class Engine:
         sole_writer: bool,
         tell_owner: Callable[[str, str], None] | None = None,
         observe_commit: Callable[[float], None] = lambda seconds: None,
+        expect: Callable[[int], None] = lambda at: None,
         options: EngineOptions | None = None,
     ) -> None:
         self._store = store
@@ -136,6 +136,7 @@ class Engine:
         self._sole_writer = sole_writer
         self._tell_owner = tell_owner
         self._observe_commit = observe_commit
+        self._expect = expect
         self._options = options or EngineOptions()
         self._me = self._options.instance_id or os.urandom(8).hex()
         self._claimant = Claimant(self._me, self._options.lease_ms)
@@ -517,9 +518,12 @@ class Engine:
             await self._catalog.load_versions(missing)
 
     async def _commit(
-        self, key: Key, before: Conversation | None, reduction: Reduction
+        self, key: Key, before: Conversation | None, reduction: Reduction, *, swept: bool = False
     ) -> tuple[CommitOutcome, Conversation]:
-        """Make a reduction durable; then, and only then, publish it and run its effects."""
+        """Make a reduction durable; then, and only then, publish it and run its effects.
+
+        ``swept``: nobody talks in this conversation now, so its record takes no place in the cache.
+        """
         commit = _commit_of(before, reduction)
         record = commit.record
         try:
@@ -534,7 +538,7 @@ class Engine:
             self._cache.evict(key)
             raise
         if outcome is CommitOutcome.COMMITTED:
-            self._committed(key, before, commit, reduction)
+            self._committed(key, before, commit, reduction, swept=swept)
         else:
             self._cache.evict(key)
         return outcome, record
@@ -556,9 +560,18 @@ class Engine:
         if self._tell_owner is not None:
             self._tell_owner(*key)
 
-    def _committed(self, key: Key, before: Conversation | None, commit: Commit, reduction: Reduction) -> None:
+    def _committed(
+        self,
+        key: Key,
+        before: Conversation | None,
+        commit: Commit,
+        reduction: Reduction,
+        *,
+        swept: bool = False,
+    ) -> None:
         record = commit.record
-        self._cache.put(key, record)
+        if not swept or record.busy or self._cache.peek(key) is not None:
+            self._cache.put(key, record)
         self._count(reduction)
         self._tell_of_pre_emption(key, before, record)
         running = self._running.get(key)
@@ -573,12 +586,11 @@ class Engine:
         for attempt in reduction.effects:
             self._launch(key, record, attempt)
         if reduction.unfinished:
-            self._spawn(self._wake(key, "continue"))
+            self._spawn(self._continue(key))
         elif record.inbox and not reduction.effects and not _effect_runs(record) and not _retry_waits(record):
             self._spawn(self._work_off(key))
-        retry_at = _retry_waits(record)
-        if retry_at is not None and retry_at - self._clock.now() <= LOCAL_RETRY_MS:
-            self._spawn(self._wake_at(key, retry_at))
+        elif record.wake_at is not None and (record.lease is None or record.wake_at < record.lease.until):
+            self._expect(record.wake_at)  # the end of a lease is not expected: it is renewed
 
     def _count(self, reduction: Reduction) -> None:
         self.stats.commits += 1
@@ -776,6 +788,8 @@ class Engine:
         now = self._clock.now()
         until = now + self._options.lease_ms
         left_ms = running.until - now - self._options.renew_ms // 5
+        if self._sole_writer and running.until <= now:
+            left_ms = self._options.renew_ms  # the clock has leapt over its end, but nobody else can take it
         wake_at = until if running.overdue_at is None else min(until, running.overdue_at)
         renewal = self._store.renew(*key, running.fence, self._me, until, wake_at)
         try:
@@ -795,20 +809,64 @@ class Engine:
         if not running.ended:
             running.task.cancel()
 
-    async def wake(self, tenant_id: str, conversation_id: str) -> None:
-        """Do what is due for a conversation; the sweeper calls it. Does nothing when nothing is."""
-        await self._wake((tenant_id, conversation_id), "due")
+    @property
+    def live_commits(self) -> int:
+        """How many commits there were that no sweep has caused."""
+        return self.stats.commits - self.stats.woken
 
-    async def _wake_at(self, key: Key, time_ms: int) -> None:
-        await self._clock.sleep(max(0, time_ms - self._clock.now()) / 1000)
-        await self._wake(key, "due")
+    async def wake(self, keys: Sequence[Key]) -> Mapping[Key, Exception]:
+        """Do what is due for these conversations; the sweeper calls it.
 
-    async def _wake(self, key: Key, why: str) -> None:
+        They are read at once, and who is due no more costs only that. The cache keeps what it held: a sweep
+        through thousands would leave nothing in it of those who are talking.
+
+        Returns:
+            What went wrong with some of them; the others are done, or had nothing to be done.
+
+        Raises:
+            StoreUnavailable: they could not be read.
+        """
+        records, failed = await self._read_all(keys)
+        now = self._clock.now()
+        due = [
+            (key, record)
+            for key, record in records.items()
+            if record.wake_at is not None and record.wake_at <= now
+        ]
+        ended = await asyncio.gather(*(self._wake(*item, "due") for item in due), return_exceptions=True)
+        for (key, _), error in zip(due, ended, strict=True):
+            if isinstance(error, Exception):
+                failed[key] = error
+        return failed
+
+    async def _read_all(self, keys: Sequence[Key]) -> tuple[dict[Key, Conversation], dict[Key, Exception]]:
+        """Return the records that exist, as fresh as ``read``'s, and why some cannot be read."""
+        cached = ((key, self._cache.peek(key) if self._sole_writer else None) for key in keys)
+        records = {key: record for key, record in cached if record is not None}
+        left = [key for key in keys if key not in records]
+        try:
+            return {**records, **(await self._store.load_many(left) if left else {})}, {}
+        except StoreUnavailable:
+            raise
+        except Exception:  # noqa: BLE001 - one of them, and the others are to be done; each is asked alone
+            found = await asyncio.gather(*(self._store.load(*key) for key in left), return_exceptions=True)
+        failed: dict[Key, Exception] = {}
+        for key, record in zip(left, found, strict=True):
+            if isinstance(record, Conversation):
+                records[key] = record
+            elif isinstance(record, Exception):
+                failed[key] = record
+        return records, failed
+
+    async def _continue(self, key: Key) -> None:
+        """Go on with a fold that was split."""
+        record, _ = await self._record(key, fresh=True)
+        if record is not None:
+            await self._wake(key, record, "continue")
+
+    async def _wake(self, key: Key, record: Conversation, why: str) -> None:
         async with self._lanes.hold(key, bounded=False):
-            if self._stopping:
-                return
-            record, _ = await self._record(key, fresh=True)
-            if record is None or (key in self._running and not self._overdue(record)):
+            if self._stopping or (key in self._running and not self._overdue(record)):
                 return
             if record.deleted_at is not None:
                 await self._sweep_tombstone(key, record)
@@ -834,9 +892,9 @@ class Engine:
             reduction = self._reduce(key, record, Wake(reason))
             if reduction is None:
                 return False
-            outcome, _ = await self._commit(key, record, reduction)
+            outcome, _ = await self._commit(key, record, reduction, swept=why == "due")
             if outcome is CommitOutcome.COMMITTED:
-                self.stats.recoveries += why == "due"
+                self.stats.woken += why == "due"
                 return True
             self.stats.conflicts += 1
             record, _ = await self._record(key, fresh=True)

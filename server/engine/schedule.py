@@ -68,7 +68,8 @@ def session_end(execution: Execution, last_activity: TimeMs, session_ms: int) ->
     """Return when an execution that waits for its user is given up; None: it is not.
 
     What waits for somebody's decision waits for as long as that takes. (And what has a deadline of its own
-    ends by that: ``earliest``.) The end is a full hour, so that a turn seldom moves it: an index holds it.
+    ends by that: ``earliest``.) The end is a full hour (of a session shorter than
+    that: a multiple of it), so that a turn seldom moves it: an index holds it.
 
     Args:
         execution: what waits.
@@ -82,4 +83,5 @@ def session_end(execution: Execution, last_activity: TimeMs, session_ms: int) ->
     for request in execution.pending:
         if request.decided is None and request.kind == "acceptance":
             return None
-    return -(-(last_activity + session_ms) // HOUR_MS) * HOUR_MS
+    step = min(HOUR_MS, session_ms)
+    return -(-(last_activity + session_ms) // step) * step

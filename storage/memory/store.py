@@ -121,6 +121,11 @@ class MemoryStore(MemoryFlows):
         self._check_open()
         return self._records.get((tenant_id, conversation_id))
 
+    async def load_many(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Conversation]:
+        """See ``ConversationStore.load_many``."""
+        self._check_open()
+        return {key: self._records[key] for key in keys if key in self._records}
+
     async def commit(self, commit: Commit) -> CommitOutcome:
         """See ``ConversationStore.commit``."""
         self._check_open()

@@ -105,6 +105,14 @@ def load(
     return None if row is None else read_record(row)
 
 
+def load_many(
+    connection: sqlite3.Connection, keys: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Conversation]:
+    """See ``ConversationStore.load_many``."""
+    found = ((key, load(connection, *key)) for key in keys)
+    return {key: record for key, record in found if record is not None}
+
+
 def _one_batch(connection: sqlite3.Connection, sql: str, parameters: dict[str, Any]) -> EventBatch | None:
     row = connection.execute(sql, parameters).fetchone()
     return None if row is None else read_batch(row)

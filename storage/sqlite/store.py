@@ -106,6 +106,10 @@ class SqliteStore:
         """See ``ConversationStore.load``."""
         return await self._readers.read(queries.load, tenant_id, conversation_id)
 
+    async def load_many(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Conversation]:
+        """See ``ConversationStore.load_many``."""
+        return await self._readers.read(queries.load_many, keys)
+
     async def commit(self, commit: Commit) -> CommitOutcome:
         """See ``ConversationStore.commit``. Raises TypeError where a value in it is not JSON."""
         check_commit(commit)

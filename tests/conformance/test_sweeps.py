@@ -37,6 +37,15 @@ async def test_what_was_woken_is_not_due_again(store: Store) -> None:
     assert await store.due(NOW * 2, 10) == []
 
 
+async def test_many_are_loaded_as_each_would_be(store: Store) -> None:
+    """What is missing, and what is another tenant's, is left out."""
+    stored = [await committed(store, conversation(f"c{n}", tenant_id=f"t{n % 2}")) for n in range(4)]
+    keys = [(f"t{n % 2}", f"c{n}") for n in range(4)]
+    assert await store.load_many(keys) == dict(zip(keys, stored, strict=True))
+    assert await store.load_many([("t0", "c1"), ("t0", "missing"), keys[2]]) == {keys[2]: stored[2]}
+    assert await store.load_many([]) == {}
+
+
 async def test_a_sweep_works_through_pages(store: Store) -> None:
     records = [await committed(store, conversation(f"c{n:02}"), wake_at=NOW + n % 5) for n in range(50)]
     by_id = {record.conversation_id: record for record in records}

@@ -111,6 +111,10 @@ class SplitStore(MemoryFlows):
         document = self._document(tenant_id, conversation_id)
         return None if document is None else document.record
 
+    async def load_many(self, keys: Sequence[Key]) -> dict[Key, Conversation]:
+        self._check_open()
+        return {key: self._documents[key].record for key in keys if key in self._documents}
+
     async def commit(self, commit: Commit) -> CommitOutcome:
         check_commit(commit)
         record, batch = commit.record, stored_batch(commit)

@@ -35,6 +35,7 @@ class Talk:
         session_ms: int = 0,
         locale: str | None = None,
         timezone: str | None = None,
+        cache_bytes: int = 1 << 26,
     ) -> None:
         self.clock = clock or VirtualClock()
         self._owns_store = store is None
@@ -50,7 +51,10 @@ class Talk:
             actions=Actions(actions or {}),
             publish=self.published.append,
             sole_writer=sole_writer,
-            options=EngineOptions(instance_id=instance_id, ring_size=ring_size, session_ms=session_ms),
+            options=EngineOptions(
+                instance_id=instance_id, ring_size=ring_size, session_ms=session_ms, cache_bytes=cache_bytes
+            ),
+            expect=lambda at: self.sweeper.expect(at),
         )
         self.sweeper = Sweeper(self.store, self.clock, self.engine)
         self._keys = 0

@@ -96,6 +96,11 @@ class VirtualClock:
         self._sleepers.append((self.now_ms + max(1, round(seconds * 1000)), future))
         await future
 
+    def jump(self, ms: int) -> None:
+        """Set the clock: who sleeps, sleeps on for as long as was meant."""
+        self.now_ms += ms
+        self._sleepers = [(at + ms, future) for at, future in self._sleepers]
+
     def advance(self, ms: int) -> None:
         self.now_ms += ms
         due = [entry for entry in self._sleepers if entry[0] <= self.now_ms]
@@ -179,6 +184,7 @@ class Instance:
             sole_writer=False,
             tell_owner=lambda tenant, conversation: world.bus.append((tenant, conversation)),
             options=EngineOptions(instance_id=name, ring_size=world.ring_size),
+            expect=lambda at: self.sweeper.expect(at),
         )
         self.sweeper = Sweeper(store, clock, self.engine)
 

@@ -410,7 +410,7 @@ async def test_going_on_with_a_fold_leaves_others_effects_alone() -> None:
             ACT, actions={"lab.run": run}, store=talk.store, clock=talk.clock, instance_id="i2",
             sole_writer=False,
         ) as other:  # fmt: skip
-            await other.engine._wake(("t", "c1"), "continue")
+            await other.engine._continue(("t", "c1"))
             await other.rest()
             assert other.engine.running_effects == 0
             assert (await talk.record()).fence == 1

@@ -1,14 +1,20 @@
-"""What is due is found and done, whatever stands in the way."""
+"""What is due is found and done, whatever stands in the way, and nobody is kept waiting by the others."""
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from server.engine.sweeper import PAGE, SET_ASIDE_MS, Sweeper
-from storage.base import Commit, Expected
+import pytest
+
+from server.engine.sweeper import SET_ASIDE_MS, UNHURRIED_A_SECOND, Pace, Sweeper
+from storage.base import Commit, Expected, StoreUnavailable
 from storage.memory import MemoryStore
 from storage.models import Conversation
 from tests.support.world import VirtualClock
 
 TENANT = "t"
+HOUR_MS = 3_600_000
 
 
 class Waker:
@@ -17,37 +23,198 @@ class Waker:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self.asked: list[str] = []
+        self.live_commits = 0
+        self.away = False
 
-    async def wake(self, tenant_id: str, conversation_id: str) -> None:
-        self.asked.append(conversation_id)
-        if conversation_id.startswith("bad"):
-            raise RuntimeError("a step of this flow is broken")
-        record = await self._store.load(tenant_id, conversation_id)
+    async def wake(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Exception]:
+        if self.away:
+            return dict.fromkeys(keys, StoreUnavailable("away"))
+        self.asked += [conversation_id for _, conversation_id in keys]
+        for key in keys:
+            if not key[1].startswith("bad"):
+                await self._done(await self._store.load(*key))
+        return {key: RuntimeError("a step is broken") for key in keys if key[1].startswith("bad")}
+
+    async def _done(self, record: Conversation | None) -> None:
         assert record is not None
-        awake = replace(record, revision=2, commit_id="c2", wake_at=None)
-        await self._store.commit(Commit(Expected(1, 0), awake, None))
+        revision = record.revision + 1
+        awake = replace(record, revision=revision, commit_id=f"c{revision}", wake_at=None)
+        await self._store.commit(Commit(Expected(record.revision, 0), awake, None))
 
 
-async def put(store: MemoryStore, conversation_id: str, wake_at: int) -> None:
-    record = Conversation(
-        TENANT, conversation_id, "u", epoch="e", revision=1, commit_id="c1", wake_at=wake_at
-    )
-    await store.commit(Commit(Expected(None), record, None))
+class CountingStore(MemoryStore):
+    """A memory store that counts the calls of a sweep."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        super().__init__(clock)
+        self.calls: list[str] = []
+
+    async def due(self, now: int, limit: int) -> Any:
+        self.calls.append("due")
+        return await super().due(now, limit)
+
+    async def expire_tombstones(self, now: int, limit: int) -> int:
+        self.calls.append("expire_tombstones")
+        return await super().expire_tombstones(now, limit)
 
 
-async def test_a_page_of_conversations_that_cannot_be_woken_does_not_starve_the_rest() -> None:
-    clock = VirtualClock()
-    store = MemoryStore(clock=clock.now)
-    await store.open()
-    for number in range(PAGE):
-        await put(store, f"bad{number}", clock.now() - 1_000)
-    await put(store, "good", clock.now() - 1)
-    waker = Waker(store)
-    sweeper = Sweeper(store, clock, waker)
-    assert await sweeper.sweep() == PAGE
-    assert "good" not in waker.asked
-    assert await sweeper.sweep() == 1
-    assert waker.asked[-1] == "good"
-    assert await sweeper.sweep() == 0
-    clock.advance(SET_ASIDE_MS)
-    assert await sweeper.sweep() == PAGE
+class Scene:
+    """A store, a clock, a waker and the sweeper between them."""
+
+    def __init__(self, *, embedded: bool = True, backlog: int = 1_000) -> None:
+        self.clock = VirtualClock()
+        self.store = CountingStore(self.clock.now)
+        self.store.embedded = embedded
+        self.waker = Waker(self.store)
+        self.sweeper = Sweeper(self.store, self.clock, self.waker, backlog=backlog)
+
+    async def put(self, conversation_id: str, due_in_ms: int, tenant_id: str = TENANT) -> None:
+        record = Conversation(
+            tenant_id,
+            conversation_id,
+            "u",
+            epoch="e",
+            revision=1,
+            commit_id="c1",
+            wake_at=self.clock.now() + due_in_ms,
+        )
+        await self.store.commit(Commit(Expected(None), record, None))
+
+
+async def test_conversations_that_cannot_be_woken_do_not_starve_the_rest() -> None:
+    scene = Scene(backlog=50)
+    for number in range(50):
+        await scene.put(f"bad{number}", -1_000)
+    await scene.put("good", -1)
+    assert await scene.sweeper.sweep() == 50
+    assert "good" not in scene.waker.asked
+    assert await scene.sweeper.sweep() == 1
+    assert scene.waker.asked[-1] == "good"
+    assert await scene.sweeper.sweep() == 0
+    scene.clock.advance(SET_ASIDE_MS)
+    assert await scene.sweeper.sweep() == 50
+
+
+async def test_nothing_is_set_aside_for_longer_because_the_clock_was_turned_back() -> None:
+    scene = Scene()
+    await scene.put("bad", -2 * HOUR_MS)
+    assert await scene.sweeper.sweep() == 1
+    scene.clock.jump(-HOUR_MS)
+    assert await scene.sweeper.sweep() == 1
+
+
+async def test_what_fell_due_first_is_done_first() -> None:
+    scene = Scene()
+    for place in (3, 1, 4, 0, 2):
+        await scene.put(f"c{place}", place - 1_000)
+    assert await scene.sweeper.sweep() == 5
+    assert scene.waker.asked == [f"c{place}" for place in range(5)]
+
+
+async def test_tenants_take_turns() -> None:
+    """One tenant's thousands do not keep another's single deadline waiting behind them."""
+    scene = Scene()
+    for number in range(200):
+        await scene.put(f"many{number}", -2_000 + number, tenant_id="big")
+    await scene.put("single", -1, tenant_id="small")
+    await scene.sweeper.sweep()
+    assert scene.waker.asked[:3] == ["many0", "single", "many1"]
+    assert len(scene.waker.asked) == 201
+
+
+async def test_instances_do_not_all_begin_at_the_same_conversation() -> None:
+    """Where others sweep, too, each begins somewhere; all is done whoever does it."""
+    firsts = set()
+    for _ in range(20):
+        scene = Scene(embedded=False)
+        for number in range(100):
+            await scene.put(f"c{number}", -1_000 + number)
+        assert await scene.sweeper.sweep() == 100
+        assert len(set(scene.waker.asked)) == 100
+        firsts.add(scene.waker.asked[0])
+    assert len(firsts) > 1
+
+
+async def test_an_idle_sweep_is_one_read() -> None:
+    scene = Scene()
+    await scene.put("later", HOUR_MS)
+    for _ in range(30):
+        await scene.sweeper.sweep()
+        scene.clock.advance(1_000)
+    assert scene.store.calls.count("due") == 30
+    assert scene.store.calls.count("expire_tombstones") == 1
+
+
+async def rest() -> None:
+    """Let everything run that needs no time to pass."""
+    for _ in range(40):
+        await asyncio.sleep(0)
+
+
+async def test_what_comes_within_the_second_is_done_in_time() -> None:
+    """The look that finds nothing due sees what will be, and the next look is then."""
+    scene = Scene()
+    await scene.put("soon", 300)
+    await scene.sweeper.start()
+    await rest()
+    scene.clock.advance(299)
+    await rest()
+    assert scene.waker.asked == []
+    scene.clock.advance(1)
+    await rest()
+    assert scene.waker.asked == ["soon"]
+    await scene.sweeper.stop()
+
+
+async def test_what_is_expected_is_done_in_time() -> None:
+    scene = Scene()
+    await scene.sweeper.start()
+    await rest()
+    await scene.put("soon", 300)
+    scene.sweeper.expect(scene.clock.now() + 300)
+    await rest()
+    scene.clock.advance(300)
+    await rest()
+    assert scene.waker.asked == ["soon"]
+    await scene.sweeper.stop()
+
+
+@pytest.mark.parametrize("jump_ms", [HOUR_MS, -HOUR_MS])
+async def test_a_clock_that_is_set_does_not_stop_the_sweeper(jump_ms: int) -> None:
+    scene = Scene()
+    await scene.sweeper.start()
+    await rest()
+    scene.clock.jump(jump_ms)
+    await scene.put("soon", 500)
+    scene.sweeper.expect(scene.clock.now() + 500)
+    await rest()
+    for _ in range(2):
+        scene.clock.advance(1_000)
+        await rest()
+    assert scene.waker.asked == ["soon"]
+    await scene.sweeper.stop()
+
+
+async def test_a_store_that_is_away_ends_the_sweep_and_sets_nothing_aside() -> None:
+    scene = Scene()
+    await scene.put("c", -1)
+    scene.waker.away = True
+    with pytest.raises(StoreUnavailable):
+        await scene.sweeper.sweep()
+    scene.waker.away = False
+    assert await scene.sweeper.sweep() == 1
+    assert scene.waker.asked == ["c"]
+
+
+def test_without_live_turns_there_is_no_rest() -> None:
+    pace = Pace()
+    pace.begin(0.0, 7)
+    assert pace.rest_seconds(0.1, 16, 7) == 0
+
+
+def test_live_turns_are_left_most_of_the_time() -> None:
+    """A steady pace, and on a machine that is fast enough a share of what it does."""
+    pace = Pace()
+    pace.begin(0.0, 0)
+    assert pace.rest_seconds(1.0, 16, 100) == pytest.approx(16 / UNHURRIED_A_SECOND)
+    assert pace.rest_seconds(2.0, 16, 100 + 40_000) == pytest.approx(16 / 10_000)

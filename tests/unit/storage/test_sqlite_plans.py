@@ -31,6 +31,7 @@ READS: dict[str, Run] = {
     "find_key": lambda c: queries.find_key(c, TENANT, ID, "k1"),
     "turn_end": lambda c: queries.turn_end(c, TENANT, ID, "e1", "k1", 1),
     "messages": lambda c: queries.messages(c, TENANT, ID, "e1", None, 0, 10),
+    "load_many": lambda c: queries.load_many(c, [(TENANT, ID)]),
     "due": lambda c: queries.due(c, NOW, 10),
     "offsets": lambda c: queries.offsets(c, [(TENANT, ID)]),
     "find_execution": lambda c: queries.find_execution(c, TENANT, "x1"),
