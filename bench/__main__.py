@@ -13,10 +13,11 @@ import uvloop
 from rich.console import Console
 
 from bench import measures, report
+from bench.deadlines import deadlines
 from bench.measures import Plan, Row
 from bench.servers import pin_load
 
-PROGRAMS = ("echo", "socketio", "langgraph", "turns", "latency", "handshakes", "memory", "start")
+PROGRAMS = ("echo", "socketio", "langgraph", "turns", "latency", "handshakes", "memory", "start", "deadlines")
 OPTIONAL_PEERS = {"socketio": "socketio", "langgraph": "langgraph.checkpoint.sqlite"}
 
 
@@ -54,8 +55,8 @@ def _arguments() -> argparse.Namespace:
 def _plan(short: bool, rounds: int | None, directory: Path) -> Plan:
     load = os.getloadavg()[0]
     if short:
-        return Plan(rounds or 2, 0.5, 200, directory, load)
-    return Plan(rounds or 5, 3.0, 1000, directory, load)
+        return Plan(rounds or 2, 0.5, 200, 500, directory, load)
+    return Plan(rounds or 5, 3.0, 1000, 10_000, directory, load)
 
 
 async def _measure(plan: Plan, only: list[str], console: Console) -> list[Row]:
@@ -68,6 +69,9 @@ async def _measure(plan: Plan, only: list[str], console: Console) -> list[Row]:
             console.print(f"{name.capitalize()} ...")
             rows += await getattr(measures, name)(plan)
             await asyncio.sleep(0)
+    if "deadlines" in only:
+        console.print("Deadlines ...")
+        rows += await deadlines(plan)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from itertools import cycle
 from typing import Final, NamedTuple
 
@@ -50,19 +51,32 @@ class Load:
 
     async def run(self, seconds: float) -> Round:
         """Keep all clients talking for some seconds."""
+        self.begin()
+        await asyncio.sleep(seconds / 5)  # warm-up
+        taken = await self.measure(lambda: asyncio.sleep(seconds))
+        await self.end()
+        return taken
+
+    def begin(self) -> None:
+        """Have all clients talk until ``end``."""
         self.is_running = True
         for talker in self._talkers:
             talker.begin()
-        await asyncio.sleep(seconds / 5)  # warm-up
+
+    async def measure(self, during: Callable[[], Awaitable[object]]) -> Round:
+        """Return what the clients, who talk, get done meanwhile."""
         self.latencies = []
         began, cpu = time.perf_counter(), self._server.cpu_seconds()
-        await asyncio.sleep(seconds)
+        await during()
         took, cpu, latencies = time.perf_counter() - began, self._server.cpu_seconds() - cpu, self.latencies
+        return Round(len(latencies) / took, latencies, cpu / max(1, len(latencies)) * 1e6)
+
+    async def end(self) -> None:
+        """Let all clients finish their message. Raises RuntimeError where one has failed."""
         self.is_running = False
         for talker in self._talkers:
             await asyncio.wait_for(talker.idle.wait(), READY_SECONDS)
             talker.check()
-        return Round(len(latencies) / took, latencies, cpu / max(1, len(latencies)) * 1e6)
 
     def close(self) -> None:
         """Disconnect all clients."""

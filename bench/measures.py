@@ -17,7 +17,8 @@ CONNECTIONS: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how often: ``rounds`` of ``seconds`` each; ``idle`` connections are weighed.
+    """How long and how often: ``rounds`` of ``seconds`` each; ``idle`` connections are weighed, ``deadlines``
+    fall due at once.
 
     ``load_before`` is the machine's load average before we added to it: above 1, others were at work, and
     only processor times can be trusted.
@@ -26,6 +27,7 @@ class Plan:
     rounds: int
     seconds: float
     idle: int
+    deadlines: int
     directory: Path
     load_before: float
 
@@ -105,7 +107,7 @@ async def throughput(plan: Plan, names: list[str]) -> list[Row]:
     if "parley" in rows:
         for peer, goal in (("socketio", 1.0), ("echo", 0.3), ("langgraph", 30.0)):
             if peer in rows:
-                ratio = _by_round(rows["parley"].samples, rows[peer].samples)
+                ratio = by_round(rows["parley"].samples, rows[peer].samples)
                 rows["parley"].ratios.append(Ratio(TITLES[peer], ratio, goal))
     return list(rows.values())
 
@@ -119,7 +121,8 @@ def _throughput_row(name: str, rounds: list[Round]) -> Row:
     return Row(TITLES[name], median(rates), "/s", rates, latencies.ms(50), latencies.ms(99), cpu_us)
 
 
-def _by_round(ours: list[float], theirs: list[float]) -> float:
+def by_round(ours: list[float], theirs: list[float]) -> float:
+    """Return the median of the ratios of the rounds."""
     return median(mine / other for mine, other in zip(ours, theirs, strict=True))
 
 
@@ -181,7 +184,7 @@ async def handshakes(plan: Plan) -> list[Row]:
     against = f"bare upgrades, {median(bare_rates):,.0f}/s, {bare_cpu:.0f} µs cpu"
     cpu_us = median(taken.cpu_us for taken in ours)
     row = Row("handshakes to welcome", median(rates), "/s", rates, cpu_us=cpu_us)
-    row.ratios.append(Ratio(against, _by_round(rates, bare_rates), 0.7))
+    row.ratios.append(Ratio(against, by_round(rates, bare_rates), 0.7))
     return [row]
 
 

@@ -24,6 +24,7 @@ PEERS: Final = {
     "socketio": "socketio_echo",
     "langgraph": "langgraph_turns",
 }
+DATABASE: Final = "parley.db"
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 30.0
 
@@ -56,18 +57,18 @@ def token(user_id: str) -> str:
 
 
 class Server:
-    """A running server; ``name`` is a peer's or ``parley``.
+    """A running server; ``name`` is a peer's or ``parley``; ``store`` the folder of a database that is there.
 
     Attributes:
         port: where it listens on loopback.
         seconds_to_ready: from the start of the process to the first answered request.
     """
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, *, store: Path | None = None) -> None:
         self.name = name
         self.port = _free_port()
-        self._directory = directory / f"{name}-{self.port}"
-        self._directory.mkdir(parents=True)
+        self._directory = store or directory / f"{name}-{self.port}"
+        self._directory.mkdir(parents=True, exist_ok=True)
         self._log = (self._directory / "log").open("wb")
         began = time.perf_counter()
         self._process = subprocess.Popen(
@@ -92,7 +93,7 @@ class Server:
             return inherited
         return inherited | {
             "PARLEY_PORT": str(self.port),
-            "PARLEY_STORE": f"sqlite:{self._directory / 'parley.db'}",
+            "PARLEY_STORE": f"sqlite:{self._directory / DATABASE}",
             "PARLEY_FLOWS": str(FLOWS),
             "PARLEY_DEFAULT_TENANT": "bench",
             "PARLEY_JWT_SECRET": JWT_SECRET,
