@@ -56,7 +56,7 @@ async def deadlines(plan: Plan) -> list[Row]:
     folder.mkdir()
     await _make(folder, dues, count)
     with Server("parley", plan.directory, store=folder) as server:
-        kib = (server.rss_bytes() - empty_bytes) / 1024 / (count * plan.rounds)
+        kib = max(0, server.rss_bytes() - empty_bytes) / 1024 / (count * plan.rounds)
         bursts = await _bursts(server, folder, dues, plan)
     _check(folder, count * plan.rounds)
     return [*_rows(bursts, count), Row("a conversation that waits, in memory", kib, "KiB", [kib])]

@@ -26,6 +26,9 @@ UNHURRIED_A_SECOND: Final = 1_250
 """The pace that is kept while commands come in, so that live turns keep most of the processor."""
 LIVE_SHARE: Final = 4
 """On a machine that is fast enough, one conversation is woken to so many live commits."""
+WATCHED_SECONDS: Final = 0.2
+"""For so long after a live commit more are reckoned with; their rate is taken over as much."""
+CATCH_UP_SECONDS: Final = 0.05
 SOONEST_MS: Final = 20
 """Looks are at least so far apart."""
 SET_ASIDE_MS: Final = 60_000
@@ -52,23 +55,29 @@ class Pace:
     """How long to wait between two batches: not at all where nobody else wants the processor."""
 
     def __init__(self) -> None:
-        self._live = 0
-        self._at = 0.0
+        self.begin(0.0, 0)
 
     def begin(self, at_seconds: float, live: int) -> None:
-        """Begin to watch."""
-        self._at, self._live = at_seconds, live
+        """Begin to watch; ``live`` counts the live commits so far."""
+        self._since, self._live, self._rate = at_seconds, live, float(UNHURRIED_A_SECOND)
+        self._seen, self._seen_at = live, -WATCHED_SECONDS
+        self._next = at_seconds
 
     def rest_seconds(self, at_seconds: float, count: int, live: int) -> float:
-        """Return how long to wait after a batch of ``count``, begun at ``at_seconds``.
-
-        ``live`` counts the live commits so far.
-        """
-        passed = max(at_seconds - self._at, 1e-6)
-        came, self._at, self._live = live - self._live, at_seconds, live
-        if not came:
+        """Return how long to wait after a batch of ``count``, begun at ``at_seconds``."""
+        if at_seconds - self._since >= WATCHED_SECONDS:
+            live_rate = (live - self._live) / (at_seconds - self._since)
+            self._since, self._live = at_seconds, live
+            self._rate = max(UNHURRIED_A_SECOND, live_rate / LIVE_SHARE)
+        if live != self._seen:
+            self._seen, self._seen_at = live, at_seconds
+        if at_seconds - self._seen_at >= WATCHED_SECONDS:
+            self._next = at_seconds
             return 0.0
-        return count / max(UNHURRIED_A_SECOND, came / passed / LIVE_SHARE)
+        # From where the batch was to begin, not from where it did: a busy loop wakes late who sleeps.
+        began = max(self._next, at_seconds - CATCH_UP_SECONDS)
+        self._next = began + count / self._rate
+        return max(0.0, self._next - at_seconds)
 
 
 class Sweeper:

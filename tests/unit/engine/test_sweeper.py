@@ -206,15 +206,33 @@ async def test_a_store_that_is_away_ends_the_sweep_and_sets_nothing_aside() -> N
     assert scene.waker.asked == ["c"]
 
 
+STEADY = 16 / UNHURRIED_A_SECOND
+
+
 def test_without_live_turns_there_is_no_rest() -> None:
     pace = Pace()
-    pace.begin(0.0, 7)
-    assert pace.rest_seconds(0.1, 16, 7) == 0
+    pace.begin(5.0, 7)
+    assert pace.rest_seconds(5.0, 16, 7) == 0
+    assert pace.rest_seconds(5.001, 16, 8) > 0
+    assert pace.rest_seconds(6.0, 16, 8) == 0
 
 
 def test_live_turns_are_left_most_of_the_time() -> None:
     """A steady pace, and on a machine that is fast enough a share of what it does."""
     pace = Pace()
     pace.begin(0.0, 0)
-    assert pace.rest_seconds(1.0, 16, 100) == pytest.approx(16 / UNHURRIED_A_SECOND)
-    assert pace.rest_seconds(2.0, 16, 100 + 40_000) == pytest.approx(16 / 10_000)
+    assert pace.rest_seconds(0.0, 16, 1) == pytest.approx(STEADY)
+    assert pace.rest_seconds(STEADY, 16, 2) == pytest.approx(STEADY)
+    assert pace.rest_seconds(1.0, 16, 40_000) == 0
+    assert pace.rest_seconds(1.0, 1_000, 40_001) == pytest.approx(0.1, abs=0.06)
+
+
+def test_a_rest_that_took_too_long_is_made_up_for() -> None:
+    """A busy loop wakes late who sleeps, and yet the pace is kept; but a stall is not made up for."""
+    pace = Pace()
+    pace.begin(0.0, 0)
+    pace.rest_seconds(0.0, 16, 1)
+    assert pace.rest_seconds(STEADY + 0.005, 16, 2) == pytest.approx(STEADY - 0.005)
+    rests = [pace.rest_seconds(60.0, 16, live) for live in range(3, 10)]
+    assert rests[0] == 0
+    assert rests[-1] > 0
