@@ -68,6 +68,7 @@ class Application:
         asgi: the ASGI application; it starts and stops this one through lifespan, unless that is off.
         url: where it is reached, once it listens.
         flows: what was found in the flows folder at the start.
+        routes: what it answers over HTTP.
     """
 
     def __init__(self, settings: Settings, store: Store, bus: EventBus | None, *, dev: bool) -> None:
@@ -101,8 +102,8 @@ class Application:
         self.wheel = Wheel(monotonic_ms, self.hub.tick)
         self.gateway = self._gateway()
         self.drain = Drain(self.gateway, self.readiness, self._stop_engine, self.hub.inboxes.close)
-        routes = [*self._health().routes(), *self._visitor_routes(), *self._api_routes()]
-        self._rest = rest_app(routes, self.metrics)
+        self.routes = [*self._health().routes(), *self._visitor_routes(), *self._api_routes()]
+        self._rest = rest_app(self.routes, self.metrics)
         self.asgi: App = self._serve
         self._read_metrics()
 
