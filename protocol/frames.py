@@ -151,6 +151,7 @@ class Acceptance(_ClientModel):
     comment: ShortText | None = None
     edits: dict[str, Json] = Field(default_factory=dict)
     digest: Annotated[str, StringConstraints(max_length=128)] | None = None
+    user_id: UserId | None = None
 
 
 class Clarification(_ClientModel):
@@ -162,6 +163,7 @@ class Clarification(_ClientModel):
     idempotency_key: IdempotencyKey | None = None
     pending_id: EntityId
     answers: dict[str, Json]
+    user_id: UserId | None = None
 
 
 class Cancel(_ClientModel):

@@ -67,7 +67,10 @@ class PendingQuestion(ServerModel):
 
 
 class PendingRequest(ServerModel):
-    """An open question of an execution. ``by`` null: the conversation's owner decides."""
+    """An open question of an execution. ``by`` null: the conversation's owner decides.
+
+    ``answers`` are those given so far, by question id; ``votes`` those of an acceptance that takes several.
+    """
 
     pending_id: str
     kind: Literal["input", "clarification", "acceptance"]
@@ -77,6 +80,7 @@ class PendingRequest(ServerModel):
     questions: list[PendingQuestion]
     editable: list[str]
     by: dict[str, Json] | None
+    answers: dict[str, Json]
     votes: list[dict[str, Json]]
     digest: str | None
     deadline: Time | None

@@ -282,7 +282,7 @@ def _pending_to_json(p: Pending) -> dict[str, Json]:
     if p.answers:
         document["answers"] = p.answers
     if p.binding is not None:
-        document["binding"] = p.binding
+        document["binding"], document["bound_to"] = p.binding, p.bound_to
     return document
 
 
@@ -307,6 +307,7 @@ def _pending_from_json(d: Mapping[str, Json]) -> Pending:
         frame=d.get("frame", 0),
         answers=d.get("answers") or {},
         binding=d.get("binding"),
+        bound_to=d.get("bound_to"),
     )
 
 

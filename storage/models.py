@@ -132,8 +132,8 @@ class Pending:
 
     ``frame`` is the number of the frame whose step asks; ``answers`` are those given so far, by question.
     ``decided`` closes it: ``{by, at, accepted, comment, edits, answers, digest}``, ``by`` null where nobody
-    answered in time or the flow went on without. ``binding`` is the digest of the approved effect, until
-    that effect is asked for.
+    answered in time or the flow went on without. ``binding`` is the digest of the approved effect,
+    and ``bound_to`` that effect's key, once it was asked for.
     """
 
     pending_id: str
@@ -152,6 +152,7 @@ class Pending:
     frame: int = 0
     answers: Mapping[str, Json] = field(default_factory=dict)
     binding: str | None = None
+    bound_to: str | None = None
 
 
 @record(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from server.auth.principal import Principal
 from server.engine.actions import ActionContext, Actions, Failure, sayable
 from server.engine.cache import Key, RecordCache
 from server.engine.catalog import Catalog
+from server.engine.folding.decisions import DECISIONS, may_decide
 from server.engine.inputs import (
     CommandInput,
     EffectDone,
@@ -956,12 +957,14 @@ def _authorise(record: Conversation, command: Command, principal: Principal) -> 
     """Refuse whoever may not write here.
 
     Writing takes the owner, who acts for the owner (the command's maker has checked that it may), or
-    ``conversations:write``; a tombstone is missing for everybody.
+    ``conversations:write``; deciding takes whom the request names. A tombstone is missing for everybody.
     """
     if record.deleted_at is not None:
         raise conversation_not_found()
     user_id = command.body.get("user_id") or principal.user_id
-    if user_id != record.user_id and not principal.may("conversations:write"):
+    if user_id == record.user_id or principal.may("conversations:write"):
+        return
+    if command.type not in DECISIONS or not may_decide(record, command, principal):
         raise conversation_not_found()
 
 

@@ -1,5 +1,6 @@
 """What the API shows of a record: the ``state`` record, pending requests, times."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,12 +34,18 @@ def pending_view(pending: Pending) -> dict[str, Any]:
         ],
         "editable": list(pending.editable),
         "by": dict(pending.by) if pending.by is not None else None,
-        "votes": [dict(vote) for vote in pending.votes],
+        "answers": dict(pending.answers),
+        "votes": [decision_view(vote) for vote in pending.votes],
         "digest": pending.digest,
         "deadline": iso(pending.deadline) if pending.deadline is not None else None,
         "created_at": iso(pending.created_at),
-        "decided": dict(pending.decided) if pending.decided is not None else None,
+        "decided": decision_view(pending.decided) if pending.decided is not None else None,
     }
+
+
+def decision_view(decided: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a vote, or what closed a request, as the API shows it: ``at`` as text."""
+    return {**decided, "at": iso(decided["at"])}
 
 
 def pending_visible(pending: Pending, audience: Audience, owner: str | None) -> bool:

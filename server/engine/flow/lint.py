@@ -213,6 +213,8 @@ def _leaves_for_good(step: Step) -> bool:
     """Tell whether a step that is entered never goes on to the next one of the list."""
     if step.keyword == "branch":
         return getattr(step, "otherwise", None) is not None
+    if step.keyword == "accept":
+        return getattr(step, "accepted", None) is not None
     return step.keyword in {"end", "link"}
 
 

@@ -34,8 +34,6 @@ from server.engine.flow.slots import SlotInvalid, fold, normalise
 from server.engine.flow.source import Fields, SourceInvalid, read_source
 
 LATER_STEPS: Final = (
-    "clarify",
-    "accept",
     "http",
     "tool",
     "llm",

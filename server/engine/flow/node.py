@@ -281,7 +281,9 @@ class Node:
             return None
         value = int(found[1]) * UNITS_MS[found[2]]
         if maximum_ms is not None and value > maximum_ms:
-            self.problem("timeout-limit", f'"{key}" may be at most {maximum_ms // 3_600_000}h', key)
+            days, hours = maximum_ms // UNITS_MS["d"], maximum_ms // UNITS_MS["h"]
+            limit = f"{days}d" if days else f"{hours}h"
+            self.problem("timeout-limit", f'"{key}" may be at most {limit}', key)
             return None
         return value
 
@@ -445,6 +447,20 @@ class Node:
         if self.is_list(key) and not self._fields[key][1].items:  # type: ignore[union-attr]
             self.problem("missing-field", f'"{key}" needs at least one slot', key)
         return tuple(found)
+
+    def slot_paths(self, key: str) -> tuple[str, ...]:
+        """Return the names of declared slots that are written ``slots.name``; others are left out."""
+        found: list[str] = []
+        for leaf in self._leaves(key):
+            root, _, name = leaf.text.partition(".")
+            if root == "slots" and name in self._findings.slots:
+                found.append(name)
+                continue
+            place = (leaf.line, leaf.column)
+            hint = did_you_mean(name or root, self._findings.slots)
+            message = f'"{leaf.text[:60]}" is no slot; write slots.name'
+            self._findings.add("unknown-slot", message, place, f"slots.{hint}" if hint else None)
+        return tuple(dict.fromkeys(found))
 
     def save_path(self, key: str) -> Path | None:
         """Return where to save: ``variables.name`` or ``slots.name``."""

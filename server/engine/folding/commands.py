@@ -7,9 +7,11 @@ from typing import Any
 from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
 from server.engine.draft import Draft, json_bytes
+from server.engine.folding.decisions import decide
 from server.engine.folding.ending import abandon_attempts, end_execution
 from server.engine.folding.messages import process
 from server.engine.folding.pausing import pause_before_retry, pause_now
+from server.engine.folding.requests import withdraw
 from server.engine.folding.resuming import happen, resume, retry
 from server.engine.folding.starting import begin
 from server.engine.folding.turns import end_turn, open_turn, turn_aside
@@ -37,7 +39,7 @@ def run_command(draft: Draft, command: Command, principal: Principal, *, created
         case "signal":
             _signal(draft, command)
         case "acceptance" | "clarification":
-            _decide(draft, command)
+            decide(draft, command, principal)
         case other:
             raise Refused(ErrorCode.UNKNOWN_TYPE, f'"{other}" is not a command.', field="type")
 
@@ -46,6 +48,7 @@ def _reset(draft: Draft, command: Command) -> None:
     _preempt(draft, "The conversation was reset.")
     open_turn(draft, command)
     if draft.execution is not None and draft.execution.status not in ENDED:
+        withdraw(draft, everything=True)
         draft.set_status("cancelled")
         draft.emit("execution.cancelled", draft.execution_data())
     draft.inbox = tuple(replace(entry, void=True) for entry in draft.inbox)
@@ -151,22 +154,6 @@ def _operator_only(principal: Principal, what: str) -> None:
     if not principal.may("conversations:write"):
         message = f'To {what} an execution takes the scope "conversations:write".'
         raise Refused(ErrorCode.PERMISSION_DENIED, message)
-
-
-def _decide(draft: Draft, command: Command) -> None:
-    """Acceptance and clarification: by their pending id, whatever the status."""
-    pending_id = command.body["pending_id"]
-    execution = draft.execution
-    known = next((p for p in execution.pending if p.pending_id == pending_id), None) if execution else None
-    if known is None or known.kind != command.type:
-        raise Refused(ErrorCode.PENDING_NOT_FOUND, "There is no such open request.", field="pending_id")
-    if known.decided is not None:
-        raise Refused(
-            ErrorCode.PENDING_RESOLVED,
-            "This request has been answered.",
-            details={"decided": dict(known.decided)},
-        )
-    raise Refused(ErrorCode.PENDING_EXPIRED, "This request can no longer be answered.", field="pending_id")
 
 
 def _preempt(draft: Draft, reason: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from protocol.errors import ERRORS, ErrorCode, Refused
 from server.engine.draft import Draft, StepFailure, json_bytes
 from server.engine.flow.expressions import ExpressionFailed
+from server.engine.folding.requests import ask_input, withdraw
 from server.engine.folding.turns import end_turn
 from storage.models import ExecutionStatus
 
@@ -20,8 +21,10 @@ def end_execution(
         return
     draft.flush_changes()
     step_id = draft.step_id
+    ask_input(draft, None)
+    withdraw(draft, everything=True)
     draft.set_status(status)
-    draft.attempts, draft.pending = (), ()
+    draft.attempts = ()
     draft.execution = replace(
         execution,
         output=output,

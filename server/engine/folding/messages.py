@@ -19,7 +19,8 @@ from storage.models import ENDED, EVENT_MAX_BYTES
 MESSAGE_MAX_BYTES: Final = EVENT_MAX_BYTES - 1024
 
 RESTART_COMMAND: Final = "/restart"
-MEANWHILE: Final = frozenset({"waiting_timer", "waiting_event"})
+ANSWERED: Final = frozenset({"waiting_input", "waiting_clarification"})
+MEANWHILE: Final = frozenset({"waiting_acceptance", "waiting_timer", "waiting_event"})
 
 
 def process(draft: Draft, command: Command, principal: Principal, *, created: bool) -> None:
@@ -48,7 +49,7 @@ def process(draft: Draft, command: Command, principal: Principal, *, created: bo
     )
     if started is not None:
         start(draft, started, incoming, command)
-    elif by_owner and draft.status == "waiting_input":
+    elif by_owner and draft.status in ANSWERED:
         _answer(draft, incoming, command)
     elif by_owner and draft.status in MEANWHILE:
         _meanwhile(draft, incoming, command)

@@ -8,6 +8,7 @@ from server.engine.flow.model import Flow
 from server.engine.folding.ending import end_execution, fail_execution
 from server.engine.folding.frames import MAX_FRAMES, versions_below
 from server.engine.folding.given import Given, read_given
+from server.engine.folding.requests import ask_input
 from server.engine.folding.turns import end_turn, open_turn
 from server.engine.folding.walk import fail, walk
 from server.engine.inputs import Flows, Incoming, Started
@@ -154,7 +155,7 @@ def digress(draft: Draft, incoming: Incoming) -> bool:
     chosen = draft.flows.understand(incoming.text, incoming.payload, draft.flow.interruptible_by)
     if chosen is None:
         return False
-    draft.pending = tuple(request for request in draft.pending if request.kind != "input")
+    ask_input(draft, None)
     draft.push_frame(chosen.flow.flow_id, chosen.version)
     draft.set_status("running")
     enter_frame(draft, chosen.flow, incoming)

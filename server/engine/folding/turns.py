@@ -76,6 +76,9 @@ def _turn_data(draft: Draft, turn: OpenTurn, error: Mapping[str, Any] | None) ->
 def turn_aside(draft: Draft) -> Iterator[None]:
     """Let something else have its turn while the one that runs, if any, keeps all that it has gathered."""
     draft.flush_changes()
+    if draft.turn is None:
+        yield
+        return
     kept = draft.turn, draft.messages, draft.actions, draft.steps, draft.turn_slots, draft.turn_variables
     draft.turn = None
     yield

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import cast
 
 from server.engine.draft import Draft, StepFailure
+from server.engine.folding.decisions import expire_due
 from server.engine.folding.ending import interrupt, wants_interrupt
 from server.engine.folding.expiry import expire_session
 from server.engine.folding.resuming import happen, resume
@@ -19,6 +20,8 @@ def wake(draft: Draft, wake: Wake) -> Reduction | None:
     """Go on with what is due: a fold that was split, a retry, or an attempt whose owner died."""
     if draft.execution is None:
         return None
+    if expire_due(draft):
+        return reduction(draft)
     if draft.status != "running":
         return _time_has_come(draft) or expire_session(draft)
     if is_overdue(draft):

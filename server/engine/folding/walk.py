@@ -9,6 +9,7 @@ from server.engine.flow.model import Flow
 from server.engine.folding.ending import end_execution, fail_execution, step_error, step_failure, wire_error
 from server.engine.folding.frames import descend, go_over, subflow
 from server.engine.folding.pausing import pause_at
+from server.engine.folding.requests import drop_gone, not_as_approved, withdraw
 from server.engine.folding.timeouts import expire_overdue, is_overdue
 from server.engine.folding.turns import end_turn
 from server.engine.steps.base import (
@@ -39,6 +40,8 @@ STOP: Final = object()
 def walk(draft: Draft, step_id: str | None) -> None:
     """Enter steps one after the other until one waits, runs an effect, or the execution ends."""
     draft.set_status("running")
+    if draft.pending:
+        withdraw(draft)
     if is_overdue(draft):
         draft.frames[-1].step_id = step_id or draft.step_id
         expire_overdue(draft)
@@ -157,6 +160,9 @@ def _follow(draft: Draft, step: Step, outcome: Outcome, number: int = 1) -> obje
             end_turn(draft)
             return STOP
         case Effect(attempt):
+            wrong = not_as_approved(draft, attempt) if draft.pending else None
+            if wrong is not None:
+                return _step_failed(draft, step, wrong, number)
             draft.attempts = (*(a for a in draft.attempts if a.key != attempt.key), attempt)
             draft.effects.append(attempt)
             draft.set_status("running")
@@ -235,6 +241,8 @@ def _uncaught(draft: Draft, failure: StepFailure) -> object:
                 step_id = draft.step_id or ""
                 data = _step_data(_visit(draft, step_id), 1, step_error(failure, step_id))
                 draft.emit("step.failed", data, step_id=step_id, audience="full")
+            if draft.pending:
+                drop_gone(draft)
             return caller.common.on_error
     fail_execution(draft, failure)
     return STOP
@@ -256,6 +264,8 @@ def _end_digression(draft: Draft, place: int) -> object:
 
 
 def _back_to_the_question(draft: Draft) -> object:
+    if draft.pending:
+        drop_gone(draft)
     try:
         step = current_step(draft)
     except StepFailure as failure:

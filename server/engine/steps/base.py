@@ -12,7 +12,7 @@ from server.engine.flow.expressions import Expression
 from server.engine.flow.model import StepCommon
 from server.engine.flow.node import Node
 from server.engine.inputs import EffectFailed, Incoming
-from storage.models import Attempt, ExecutionStatus
+from storage.models import Attempt, ExecutionStatus, Pending
 from storage.record import record
 
 
@@ -150,6 +150,22 @@ class PausingStep(Step, Protocol):
 
     def resumed(self, *, timed_out: bool) -> Outcome:
         """Say where it goes on, resumed or at its deadline."""
+        ...
+
+
+class AskingStep(Step, Protocol):
+    """A step that asks people by a request, which stays open until it is decided or its deadline comes."""
+
+    def ask_again(self, draft: Draft) -> Outcome:
+        """Return to the request after a digression or a pause: follow it, if it was closed meanwhile."""
+        ...
+
+    def follow(self, draft: Draft, pending: Pending) -> Outcome:
+        """Go where a closed request leads. May raise StepFailure."""
+        ...
+
+    def undecided(self) -> bool | None:
+        """Return what counts as decided when the deadline comes; None: it leads elsewhere."""
         ...
 
 

@@ -12,6 +12,7 @@ from server.engine.flow.node import Node
 from server.engine.flow.slots import Reading, explain, question_options, read_slot
 from server.engine.flow.templates import Template
 from server.engine.folding.corrections import correction
+from server.engine.folding.requests import ask_input
 from server.engine.inputs import Incoming
 from server.engine.reading import complaint, fill_slots
 from server.engine.steps.base import Fail, Goto, Next, Outcome, Wait
@@ -58,7 +59,7 @@ class Collect:
         for name in self.slots:
             if draft.slots.get(name) is None:
                 return self._ask(draft, name)
-        draft.pending = ()
+        ask_input(draft, None)
         return Next()
 
     def ask_again(self, draft: Draft) -> Outcome:
@@ -152,7 +153,7 @@ class Collect:
         tries = frame.tries.get(self.common.step_id, 0) + 1
         frame.tries = {**frame.tries, self.common.step_id: tries}
         if self.max_attempts is not None and tries >= self.max_attempts:
-            draft.pending = ()
+            ask_input(draft, None)
             if self.on_exhausted is not None:
                 return Goto(self.on_exhausted)
             return Fail(
@@ -181,8 +182,9 @@ class Collect:
             prompt=question,
             questions=(asked,),
             created_at=draft.now,
+            frame=draft.frames[-1].frame,
         )
-        draft.pending = (pending,)
+        ask_input(draft, pending)
         return Wait("waiting_input")
 
     def _question(self, draft: Draft, slot: Slot) -> str:

@@ -75,9 +75,18 @@ FIELDS: dict[str, tuple[Pools, Pools]] = {
     "reset": (_AT, {"idempotency_key": KEYS, "reason": REASONS}),
     "acceptance": (
         {**_AT, "pending_id": ENTITIES, "accepted": [True, False]},
-        {"idempotency_key": KEYS, "comment": REASONS, "edits": MAPS, "digest": [None, "ab" * 32]},
+        {
+            "idempotency_key": KEYS,
+            "comment": REASONS,
+            "edits": MAPS,
+            "digest": [None, "ab" * 32],
+            "user_id": [None, "u"],
+        },
     ),
-    "clarification": ({**_AT, "pending_id": ENTITIES, "answers": MAPS}, {"idempotency_key": KEYS}),
+    "clarification": (
+        {**_AT, "pending_id": ENTITIES, "answers": MAPS},
+        {"idempotency_key": KEYS, "user_id": [None, "u"]},
+    ),
     "cancel": (_AT, {"idempotency_key": KEYS, "execution_id": ENTITIES, "reason": REASONS}),
     "history": (_AT, {"before": [None, 0, 400, 2**53], "limit": [1, 50, 100]}),
     "typing": ({"conversation_id": IDS, "typing": [True, False]}, {}),

@@ -137,9 +137,9 @@ def test_a_record_from_before_waits_and_pauses_is_read() -> None:
 
 def test_a_request_from_before_it_named_its_frame_is_read() -> None:
     document = orjson.loads(encode_record(full_conversation()))
-    for name in ("frame", "answers", "binding"):
+    for name in ("frame", "answers", "binding", "bound_to"):
         del document["execution"]["pending"][0][name]
     execution = record_from_json(document).execution
     assert execution is not None
     pending = execution.pending[0]
-    assert (pending.frame, pending.answers, pending.binding) == (0, {}, None)
+    assert (pending.frame, pending.answers, pending.binding, pending.bound_to) == (0, {}, None, None)
