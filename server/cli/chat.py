@@ -2,52 +2,30 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from server.cli.access import access_to, why_ended, with_access
 from server.cli.errors import UNREACHABLE, USAGE, CliError
 from server.cli.lines import Lines
 from server.cli.options import with_project
-from server.cli.project import DEV_TENANT, DEV_USER, Project
-from server.settings import Settings
+from server.cli.project import Project
 
 if TYPE_CHECKING:
-    from parley_client import ConnectionEvent, ParleyError
-
-TOKEN_TTL_S: Final = 3600
+    from parley_client import ConnectionEvent
 
 
 @click.command()
 @with_project
 @click.option("--conversation", metavar="ID", help="The conversation to go on with. [default: a new one]")
 @click.option(
-    "--user",
-    "user_id",
-    metavar="U",
-    default=DEV_USER,
-    show_default=True,
-    help="Who you are, where the token is made here.",
-)
-@click.option(
     "--flow", "flow_id", metavar="FLOW", help="The flow to start with. [default: the one that fits]"
 )
-@click.option(
-    "--url",
-    metavar="URL",
-    envvar="PARLEY_URL",
-    help="The server. [default: PARLEY_URL, else the project's `dev`]",
-)
-@click.option(
-    "--token",
-    metavar="TOKEN",
-    envvar="PARLEY_TOKEN",
-    help="Your token; better given as PARLEY_TOKEN. [default: made with the project's secret]",
-)
+@with_access
 @click.option(
     "--wait",
     "wait_s",
@@ -76,11 +54,11 @@ def chat(
     prints that; then the exit code is 1 if something was refused.
     """
     project = Project.at(place)
-    settings, signer = _credentials(project, token, user_id)
+    access = access_to(project, "chat", url=url, token=token, user_id=user_id)
     plan = _Plan(
         command=project.command("chat"),
-        url=url or project.address() or _url_of(settings),
-        token=signer,
+        url=access.url,
+        token=access.token,
         conversation_id=conversation,
         flow_id=flow_id,
         wait_s=wait_s,
@@ -98,45 +76,6 @@ class _Plan:
     flow_id: str | None
     wait_s: float
     as_json: bool
-
-
-def _credentials(
-    project: Project, token: str | None, user_id: str
-) -> tuple[Settings, str | Callable[[], str]]:
-    """Return the settings, and the token or what makes fresh ones."""
-    settings = project.settings({})
-    if token:
-        return settings, token
-    if settings.jwt_secret is None:
-        secret = project.secret()
-        if secret is None:
-            raise CliError(
-                "there is no token: go to the folder in which `parley dev` runs (or name it: `parley chat "
-                "PROJECT`), or set PARLEY_TOKEN.",
-                USAGE,
-            )
-        settings = project.settings({"jwt_secret": secret}, defaults={"default_tenant": DEV_TENANT})
-    if settings.default_tenant is None:
-        raise CliError("there is no tenant to be in: set PARLEY_TOKEN to a token that names one.", USAGE)
-    return settings, _signer(settings, user_id)
-
-
-def _signer(settings: Settings, user_id: str) -> Callable[[], str]:
-    from server.auth.tokens import claim_names_of, issue_token, trust_of
-
-    trust, names, tenant_id = trust_of(settings), claim_names_of(settings), settings.default_tenant
-
-    def sign() -> str:
-        return issue_token(
-            trust, user_id=user_id, tenant_id=tenant_id, ttl_s=TOKEN_TTL_S, now_s=time.time(), claims=names
-        )
-
-    return sign
-
-
-def _url_of(settings: Settings) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://{host}:{settings.port}"
 
 
 async def _chat(plan: _Plan) -> int:
@@ -173,15 +112,4 @@ async def _chat(plan: _Plan) -> int:
                 again=plan.command,
             ).run()
     except ParleyError as error:
-        raise CliError(_why_ended(plan, error), UNREACHABLE) from None
-
-
-def _why_ended(plan: _Plan, error: "ParleyError") -> str:
-    from parley_client import ConnectionLost, Unauthorized
-
-    if isinstance(error, ConnectionLost):
-        return f"nothing answers at {plan.url}: start `parley dev`, or name another server by --url."
-    hint = f" {error.suggestion}" if error.suggestion else ""
-    if isinstance(error, Unauthorized):
-        return f"the server at {plan.url} does not take the token: {error.message}{hint}"
-    return f"{error.message}{hint}"
+        raise CliError(why_ended(plan.url, error), UNREACHABLE) from None

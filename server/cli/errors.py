@@ -11,11 +11,11 @@ INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = {
     OK: "It worked; for `dev` and `serve`: it was told to stop and stopped in good order.",
-    FAILED: "It ran, and the answer is no: `check` found problems, or a message of `chat` was refused.",
+    FAILED: "It ran, and the answer is no: `check` found problems, or something was refused.",
     USAGE: "The command line or the settings are wrong.",
     CANNOT_START: "`dev` or `serve` cannot start: port or store are taken, flows are missing or broken.",
-    UNREACHABLE: "`chat` cannot reach the server, or the server turned it away.",
-    INTERRUPTED: "`chat` was interrupted by Ctrl-C.",
+    UNREACHABLE: "The server cannot be reached, or turned the command away.",
+    INTERRUPTED: "It was interrupted by Ctrl-C.",
 }
 
 

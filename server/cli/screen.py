@@ -53,11 +53,11 @@ class Screen:
     def show(self, event: AnyEvent) -> None:
         """Show one event."""
         if self._json:
-            self._line(json.dumps(_plain(event), ensure_ascii=False))
+            self._line(json.dumps(as_record(event), ensure_ascii=False))
             return
         match event:
             case events.MessageDelta(message_id=message_id, delta=delta) if self._lively:
-                self._piece(message_id, _printable(delta))
+                self._piece(message_id, printable(delta))
             case events.MessageCompleted(message=message):
                 self._message(message)
             case events.MessageReceived(message=message) if event.command_id not in self.own_commands:
@@ -112,7 +112,7 @@ class Screen:
         about = [pending.title, None if pending.questions else pending.prompt]
         for text in about:
             if text:
-                self._line(_printable(text))
+                self._line(printable(text))
         within = "" if left_s is None else f" within {duration(left_s)}"
         if pending.kind == "clarification":
             if within:
@@ -130,9 +130,9 @@ class Screen:
         """Show the question that the next line answers."""
         if self._json:
             return
-        self._line(_printable(question.text))
+        self._line(printable(question.text))
         for number, option in enumerate(question.options, 1):
-            self._line(f"  {number}) {_printable(option)}")
+            self._line(f"  {number}) {printable(option)}")
         if not question.required:
             self.notice("/skip leaves it out.")
 
@@ -152,7 +152,7 @@ class Screen:
         if self._json:
             return
         self._clear()
-        click.echo(click.style(_printable(text), dim=True), file=self._notices)
+        click.echo(click.style(printable(text), dim=True), file=self._notices)
 
     def prompt(self) -> None:
         """Show that it is the person's turn."""
@@ -185,7 +185,7 @@ class Screen:
     def _message(self, message: Message) -> None:
         if self._partial is not None and self._partial == (
             message.message_id,
-            _printable(message.text or ""),
+            printable(message.text or ""),
         ):
             self._end_piece()
         else:
@@ -193,7 +193,7 @@ class Screen:
         if message.role != "user":
             self.buttons = message.buttons
         for number, button in enumerate(message.buttons, 1):
-            self._line(f"  {number}) {_printable(button.title)}")
+            self._line(f"  {number}) {printable(button.title)}")
 
     def _piece(self, message_id: str, text: str) -> None:
         if self._partial is None or self._partial[0] != message_id:
@@ -222,7 +222,7 @@ class Screen:
 
 
 def _spoken(message: Message, lively: bool) -> str:
-    text = _printable(message.text if message.text is not None else json.dumps(message.payload))
+    text = printable(message.text if message.text is not None else json.dumps(message.payload))
     if not lively:
         return text
     if message.role == "assistant":
@@ -243,7 +243,8 @@ def _decision(decided: Mapping[str, Any]) -> str:
     return what + (f" by {who}" if who else "") + (f": {comment}" if comment else "")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return ``text`` without what would drive a terminal."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -252,7 +253,7 @@ def _progress(payload: Any) -> str:
     return text if isinstance(text, str) else json.dumps(text)
 
 
-def _plain(event: AnyEvent) -> dict[str, Any]:
+def as_record(event: AnyEvent) -> dict[str, Any]:
     """Return an event as it was on the wire, or as near as its fields are."""
     match event:
         case events.Event():

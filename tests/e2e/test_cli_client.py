@@ -1,0 +1,88 @@
+"""The commands that are clients: ``tail``, ``state``, ``reset`` and ``smoke``, beside a real server."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Dev, Terminal, free_port, parley
+
+FLOW = """\
+flow: order
+default: true
+slots:
+  size: {type: choice, options: [small, large]}
+steps:
+  - id: what
+    collect: [size]
+    ask: {size: "Which size?"}
+  - {id: thanks, say: "One ${slots.size} coffee."}
+  - {id: done, end: completed}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "order.yaml").write_text(FLOW)
+    return tmp_path
+
+
+@pytest.fixture
+def dev(project: Path) -> Iterator[Dev]:
+    with Dev(project) as running:
+        yield running
+
+
+def test_state_and_reset(project: Path, dev: Dev) -> None:
+    said = parley("chat", "--conversation", "c1", cwd=project, says="coffee\n")
+    assert "Which size?" in said.stdout
+    shown = parley("state", "c1", cwd=project)
+    assert shown.stdout.startswith("waiting_input at what of order (version 1)")
+    assert "open: input" in shown.stdout
+    record = json.loads(parley("state", "c1", "--json", cwd=project).stdout)
+    assert record["current_state"] == "what"
+    assert parley("reset", "c1", cwd=project).returncode == 0
+    assert parley("state", "c1", cwd=project).stdout.startswith("idle at idle")
+
+
+def test_what_does_not_exist_is_a_sentence(project: Path, dev: Dev) -> None:
+    refused = parley("state", "c-none", cwd=project)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("parley: There is no such conversation.")
+    unreachable = parley("state", "c1", "--url", f"http://127.0.0.1:{free_port()}", cwd=project)
+    assert unreachable.returncode == 4
+    assert "nothing answers at" in unreachable.stderr
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_tail_shows_what_happens_until_ctrl_c(project: Path, dev: Dev, form: list[str]) -> None:
+    with Terminal(["tail", "c1", *form], project) as tail:
+        parley("chat", "--conversation", "c1", cwd=project, says="coffee\n")
+        tail.shows("conversation.created")
+        tail.shows("step.started")
+        tail.shows("turn.completed")
+        tail.type("\x03")
+        assert tail.wait() == 130
+        assert "Traceback" not in tail.screen.text
+
+
+def test_smoke_finds_a_sound_server_sound(project: Path, dev: Dev) -> None:
+    walked = parley("smoke", "--json", cwd=project)
+    assert walked.returncode == 0, walked.stdout
+    steps = json.loads(walked.stdout)
+    assert len(steps) == 7
+    assert [step for step in steps if step["problem"]] == []
+
+
+def test_smoke_says_what_is_wrong(project: Path, dev: Dev) -> None:
+    refused = parley("smoke", "--token", "x.y.z", cwd=project)
+    assert refused.returncode == 1
+    assert "PROBLEM" in refused.stdout
+    assert "hello was refused: unauthorized" in refused.stdout
+    dev.kill()
+    gone = parley("smoke", cwd=project)
+    assert gone.returncode == 4
+    assert "/livez does not answer" in gone.stdout
+    assert parley("smoke", "ftp://x", cwd=project).returncode == 2
