@@ -45,7 +45,7 @@ def texts(turn: Turn) -> list[str]:
 
 def transcript(page: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield what is said in a page's example conversation, each with the answers; buttons are left out."""
-    (block,) = re.findall(r"```text\n(.*?)```", page.read_text(), re.DOTALL)
+    block = re.findall(r"```text\n(.*?)```", page.read_text(), re.DOTALL)[0]
     said, answers = "", list[str]()
     for line in block.splitlines():
         if match := SAID.match(line):
@@ -72,10 +72,20 @@ def ref_in(turn: Turn) -> str:
     return str(ref)
 
 
-async def book(chat: AsyncConversation, what: str = f"book a consultation on {TUESDAY} morning") -> Turn:
+async def book(
+    url: str, chat: AsyncConversation, what: str = f"book a consultation on {TUESDAY} morning"
+) -> Turn:
     await chat.ask(what)
     await chat.ask("ada@example.com")
-    return await chat.ask("yes")
+    return await accept(url, chat.conversation_id)
+
+
+async def accept(url: str, conversation_id: str, **edits: str) -> Turn:
+    """Accept at the desk what waits in a conversation."""
+    operator = token("olga", role="operator")
+    async with AsyncParley(url, token=operator) as parley, parley.conversation(conversation_id) as desk:
+        (pending,) = desk.pending("acceptance")
+        return await desk.accept(pending, edits=edits)
 
 
 @pytest.mark.parametrize("name", ["booking", "faq"])
@@ -83,13 +93,16 @@ async def test_the_conversation_in_the_readme_goes_just_so(name: str, tmp_path: 
     with server_process(copy(name, tmp_path)) as server:
         async with talk(server.url) as chat:
             for said, answers in transcript(EXAMPLES / name / "README.md"):
-                assert without_refs(texts(await chat.ask(said))) == without_refs(answers)
+                found = texts(await chat.ask(said))
+                if (await chat.state()).status == "waiting_acceptance":
+                    found += texts(await accept(server.url, chat.conversation_id))
+                assert without_refs(found) == without_refs(answers)
 
 
 async def test_a_booking_is_kept_moved_and_cancelled_by_its_number(booking: Path) -> None:
     with server_process(booking) as server:
         async with talk(server.url) as chat:
-            ref = ref_in(await book(chat))
+            ref = ref_in(await book(server.url, chat))
             assert rows(booking, "SELECT ref, day, time, email, cancelled FROM bookings") == [
                 (ref, TUESDAY, "09:00", "ada@example.com", 0)
             ]
@@ -110,7 +123,7 @@ async def test_one_message_fills_all_the_slots_it_names(booking: Path) -> None:
     with server_process(booking) as server:
         async with talk(server.url) as chat:
             turn = await chat.ask(f"book a checkup on {TUESDAY} in the afternoon, I am ada@example.com")
-            assert texts(turn) == [f"Shall I book a checkup on {TUESDAY} at 14:00?"]
+            assert texts(turn) == [f"I have asked the desk for a checkup on {TUESDAY} at 14:00."]
 
 
 @pytest.mark.parametrize(
@@ -132,29 +145,56 @@ async def test_what_is_taken_is_not_offered_again(booking: Path) -> None:
     with server_process(booking) as server:
         for user_id, time in (("ada", "09:00"), ("bob", "10:00")):
             async with talk(server.url, user_id) as chat:
-                assert f"at {time}." in (await book(chat)).text
+                assert f"at {time}." in (await book(server.url, chat)).text
     assert rows(booking, "SELECT time FROM bookings ORDER BY time") == [("09:00",), ("10:00",)]
 
 
 async def test_two_who_want_the_last_time_do_not_both_get_it(booking: Path) -> None:
-    """Both are asked about nine o'clock before either says yes."""
+    """The desk is asked about nine o'clock by both before it accepts either."""
     with server_process(booking) as server:
         async with talk(server.url, "ada") as first, talk(server.url, "bob") as second:
             for chat in (first, second):
                 await chat.ask(f"book a consultation on {TUESDAY} morning, ada@example.com")
-            assert "at 09:00. Your confirmation number" in (await first.ask("yes")).text
-            assert texts(await second.ask("yes")) == [
+            assert "at 09:00. Your confirmation number" in (await accept(server.url, "of-ada")).text
+            assert texts(await accept(server.url, "of-bob")) == [
                 "Somebody was faster: 09:00 has just been taken. Let me look again.",
-                f"Shall I book a consultation on {TUESDAY} at 10:00?",
+                f"I have asked the desk for a consultation on {TUESDAY} at 10:00.",
             ]
-            assert "at 10:00. Your confirmation number" in (await second.ask("yes")).text
+            assert "at 10:00. Your confirmation number" in (await accept(server.url, "of-bob")).text
 
 
-async def test_a_no_books_nothing(booking: Path) -> None:
+async def test_the_desk_may_move_an_appointment_in_accepting_it(booking: Path) -> None:
     with server_process(booking) as server:
         async with talk(server.url) as chat:
             await chat.ask(f"book a consultation on {TUESDAY} morning, ada@example.com")
-            assert texts(await chat.ask("no")) == ["Then nothing was booked."]
+            told = await accept(server.url, chat.conversation_id, date=WEDNESDAY)
+            assert f"Booked: consultation on {WEDNESDAY} at 09:00." in told.text
+            assert rows(booking, "SELECT ref, day FROM bookings") == [(ref_in(told), WEDNESDAY)]
+
+
+async def test_who_asks_meanwhile_is_told_that_the_desk_has_not_answered(booking: Path) -> None:
+    with server_process(booking) as server:
+        async with talk(server.url) as chat:
+            await chat.ask(f"book a consultation on {TUESDAY} morning, ada@example.com")
+            assert texts(await chat.ask("well?")) == [
+                "The desk has not answered yet. I tell you as soon as it has."
+            ]
+            assert "Booked" in (await accept(server.url, chat.conversation_id)).text
+
+
+async def test_a_no_books_nothing(booking: Path) -> None:
+    operator = token("olga", role="operator")
+    with server_process(booking) as server:
+        async with (
+            talk(server.url) as chat,
+            AsyncParley(server.url, token=operator) as parley,
+            parley.conversation(chat.conversation_id) as desk,
+        ):
+            await chat.ask(f"book a consultation on {TUESDAY} morning, ada@example.com")
+            pending_id = (await desk.state()).pending[0].pending_id
+            assert texts(await desk.reject(pending_id)) == [
+                "The desk cannot take you then. Nothing was booked."
+            ]
             assert texts(await chat.ask(f"book a consultation on {SATURDAY}, ada@example.com")) == [
                 f"There is no free time on {SATURDAY}. Nothing was booked."
             ]
@@ -167,7 +207,7 @@ async def test_a_server_killed_while_it_books_has_booked_once(booking: Path) -> 
     with server_process(booking, port=port, BOOKING_SECONDS="15") as server:
         async with talk(server.url) as chat:
             await chat.ask(f"book a consultation on {TUESDAY} morning, ada@example.com")
-            answer = asyncio.create_task(chat.ask("yes", timeout=60))
+            answer = asyncio.create_task(accept(server.url, chat.conversation_id))
             while not rows(booking, "SELECT ref FROM bookings"):
                 await asyncio.sleep(0.02)  # another process writes that file
             server.kill()
