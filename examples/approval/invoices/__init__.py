@@ -1,0 +1,1 @@
+"""The approval example's own code: what its flow calls as ``ledger.*``."""
