@@ -368,16 +368,6 @@ class Draft:
         if name in self.exposed:
             self.turn_variables[name] = value
 
-    def begin_variables(self, values: Mapping[str, Any]) -> None:
-        """Make the root frame's variables these, and no others."""
-        for name in self.variables:
-            if name not in values:
-                self._new_variables[name] = None
-        self.variables = {}
-        self._context = None
-        for name, value in values.items():
-            self.set_variable(name, value)
-
     def save(self, path: tuple[str, ...], value: Any, *, expose: bool = False) -> None:
         """Save a step's result at ``("variables", name)`` or ``("slots", name)``."""
         scope, name = path[0], path[1]

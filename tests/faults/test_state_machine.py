@@ -36,6 +36,7 @@ from tests.support.world import TENANT, Sent, VirtualClock, World
 RUNS = {"memory": 900, "split": 900, "sqlite": 220}
 SCALE = float(os.environ.get("PARLEY_TEST_SCALE", "1"))
 CONVERSATIONS = ("c1", "c2")
+KINDS = ("reset", "cancel", "signal", "signal", "pause", "resume", "resume", "retry")
 TEXTS = ("milk", "milk", "bread please", "nonsense", "/restart")
 
 
@@ -79,11 +80,9 @@ class EngineMachine(RuleBasedStateMachine):
     def say(self, at: int, where: str, text: str, on_busy: str) -> None:
         self.do(self.world.send(at, where, "process", text, on_busy))
 
-    @rule(
-        at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), kind=st.sampled_from(["reset", "cancel"])
-    )
+    @rule(at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), kind=st.sampled_from(KINDS))
     def command(self, at: int, where: str, kind: str) -> None:
-        self.do(self.world.send(at, where, kind, ""))
+        self.do(self.world.send(at, where, kind, "paid"))
 
     @precondition(lambda self: self.world.sent)
     @rule(at=st.integers(0, 1), which=st.integers(0, 30))
@@ -130,7 +129,7 @@ class EngineMachine(RuleBasedStateMachine):
     def crash(self, at: int) -> None:
         self.do(self.world.crash(at))
 
-    @rule(ms=st.sampled_from([10, 600, 1_100, 6_000, 16_000]))
+    @rule(ms=st.sampled_from([10, 600, 1_100, 6_000, 16_000, 3_600_000]))
     def time_passes(self, ms: int) -> None:
         self.do(self.world.advance(ms))
 

@@ -188,7 +188,9 @@ class Fold:
     def _take_execution(self, event: Event) -> None:
         if event.type == "execution.started":
             self._clear()
-            self._flow = (event.data["flow_id"], event.data["flow_version"])
+        flow = (event.data["flow_id"], event.data["flow_version"])
+        if flow != self._flow:  # it begins, or it went over to another flow: its variables begin anew
+            self._flow, self._variables, self._exposed = flow, {}, set()
         self._status = event.data["status"]
         self._step = event.step_id or self._step
         self._pending = list(event.data.get("pending", ()))

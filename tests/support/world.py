@@ -22,6 +22,7 @@ from storage.base import CommitUnknown, Store, StoreUnavailable
 
 TENANT = "t"
 OWNER = Principal("u1", TENANT)
+OPERATOR = Principal("op", TENANT, scopes=frozenset({"conversations:write"}))
 MUTATING = frozenset({"commit", "enqueue"})
 IDLE_PASSES = 6
 
@@ -30,7 +31,7 @@ flow: errand
 default: true
 slots:
   what: {type: choice, options: [milk, bread]}
-variables: {found: null, done: null, again: null}
+variables: {found: null, done: null, again: null, paid: null}
 steps:
   - id: ask
     collect: [what]
@@ -52,10 +53,18 @@ steps:
     action: shop.pay
     effect: idempotent
     save: variables.again
-    on_error: sorry
+  - {id: rest, call: pause_for_breath, save: variables.paid}
   - {id: thanks, say: "Done."}
   - {id: over, end: completed}
   - {id: sorry, say: "That went wrong."}
+"""
+
+BREATH = """
+flow: pause_for_breath
+variables: {paid: null}
+steps:
+  - {id: breathe, wait: {event: paid, for: 5s}, save: variables.paid}
+  - {id: out, end: completed, output: "${variables.paid}"}
 """
 
 
@@ -168,7 +177,8 @@ class Instance:
         store: Any = GatedStore(self, world.store)
         clock = InstanceClock(self, world.clock)
         catalog = Catalog(store)
-        catalog.add(world.flow)
+        for flow in world.flows:
+            catalog.add(flow)
         self.engine = Engine(
             store=store,
             clock=clock,
@@ -208,7 +218,7 @@ class World:
         self.store = store
         self.clock = clock
         self.ring_size = ring_size
-        self.flow = compile_flow(FLOW, "errand.yaml")
+        self.flows = [compile_flow(FLOW, "errand.yaml"), compile_flow(BREATH, "breath.yaml")]
         self.points: list[Point] = []
         self.published: list[Publication] = []
         self.bus: list[tuple[str, str]] = []
@@ -295,7 +305,7 @@ class World:
         self, index: int, conversation_id: str, kind: str, text: str, on_busy: str = "enqueue"
     ) -> None:
         key = f"key-{len(self.sent):06d}"
-        body: Mapping[str, Any] = {"type": kind, "conversation_id": conversation_id}
+        body: Mapping[str, Any] = {"type": kind, "conversation_id": conversation_id, "name": text}
         if kind == "process":
             body = {**body, "content": {"text": text}, "on_busy": on_busy, "user_id": OWNER.user_id}
         sent = Sent(conversation_id, Command(kind, conversation_id, key, f"hash-{key}", body))
@@ -308,7 +318,8 @@ class World:
 
     async def _ask(self, instance: Instance, sent: Sent) -> None:
         try:
-            sent.answers.append(await instance.engine.submit(sent.command, OWNER))
+            who = OPERATOR if sent.command.type in ("pause", "resume") else OWNER
+            sent.answers.append(await instance.engine.submit(sent.command, who))
         except (Refused, StoreUnavailable) as answer:
             sent.answers.append(answer)
 

@@ -55,6 +55,7 @@ RULES: Final[Mapping[str, tuple[Severity, str]]] = {
     "duplicate-flow": ("error", "Two flows of a folder with the same id."),
     "two-defaults": ("error", "Two default flows in a folder."),
     "unknown-flow": ("warning", "A flow that is named but not in the folder."),
+    "unknown-argument": ("warning", "A call sets a variable that the called flow does not declare."),
     "no-folder": ("error", "The folder of flows is not there."),
     "unreadable": ("error", "A file that cannot be read."),
 }

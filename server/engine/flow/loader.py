@@ -28,10 +28,10 @@ from server.engine.flow.model import (
     StepType,
     Validation,
 )
-from server.engine.flow.node import COMMON_FIELDS, FLOW_ID, NAME, Findings, Node, Target, did_you_mean
+from server.engine.flow.node import COMMON_FIELDS, FLOW_ID, NAME, Findings, Node, Subflow, did_you_mean
 from server.engine.flow.phones import regions
 from server.engine.flow.slots import SlotInvalid, fold, normalise
-from server.engine.flow.source import Fields, SourceInvalid, read_source
+from server.engine.flow.source import Fields, SourceInvalid, Tree, read_source
 
 LATER_STEPS: Final = (
     "http",
@@ -104,7 +104,7 @@ def load_folder(folder: Path | str, actions: Collection[str] | None = None) -> F
     found: list[LoadedFlow] = []
     problems: list[Problem] = []
     seen: dict[str, str] = {}
-    calls: list[tuple[Path, Target]] = []
+    calls: list[tuple[Path, Subflow]] = []
     default: str | None = None
     for path in sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith(".")):
         compiled = _compile_file(path, actions)
@@ -128,7 +128,7 @@ def load_folder(folder: Path | str, actions: Collection[str] | None = None) -> F
     if len(found) == 1:
         found = [found[0]._replace(flow=replace(found[0].flow, is_default=True))]
     problems += _unknown_interrupters(found, seen)
-    problems += _unknown_subflows(calls, seen)
+    problems += _unknown_subflows(calls, {loaded.flow.flow_id: loaded.flow for loaded in found})
     return FolderReport(tuple(found), tuple(problems))
 
 
@@ -143,14 +143,22 @@ def _unknown_interrupters(found: list[LoadedFlow], known: Collection[str]) -> li
     return problems
 
 
-def _unknown_subflows(calls: list[tuple[Path, Target]], known: Collection[str]) -> list[Problem]:
+def _unknown_subflows(calls: list[tuple[Path, Subflow]], known: Mapping[str, Flow]) -> list[Problem]:
     problems: list[Problem] = []
-    for path, target in calls:
-        if target.step_id not in known:
-            place = (target.place.line, target.place.column)
-            message = f'"{target.step_id}" is no flow of this folder'
-            hint = did_you_mean(target.step_id, known)
-            problems.append(Problem(str(path), *place, "warning", "unknown-flow", message, hint))
+
+    def warn(path: Path, place: Tree, rule: str, message: str, hint: str | None) -> None:
+        problems.append(Problem(str(path), place.line, place.column, "warning", rule, message, hint))
+
+    for path, called in calls:
+        flow = known.get(called.flow_id)
+        if flow is None:
+            message = f'"{called.flow_id}" is no flow of this folder'
+            warn(path, called.place, "unknown-flow", message, did_you_mean(called.flow_id, known))
+            continue
+        for name in called.arguments:
+            if name.text not in flow.variables:
+                message = f'the flow "{flow.flow_id}" declares no variable "{name.text[:60]}"'
+                warn(path, name, "unknown-argument", message, did_you_mean(name.text, flow.variables))
     return problems
 
 
@@ -173,7 +181,7 @@ class _Compiled:
     problems: tuple[Problem, ...]
     source: str = ""
     place: tuple[int, int] = (1, 1)
-    calls: tuple[Target, ...] = ()
+    calls: tuple[Subflow, ...] = ()
 
 
 def _failed(problem: Problem) -> _Compiled:
@@ -247,7 +255,7 @@ class _FlowReader:
             index={step.common.step_id: place for place, (step, _) in reversed(list(enumerate(steps)))},
             exposed=frozenset(path[1] for path, _, exposed in self.findings.saves if exposed),
             links=links_of([step for step, _ in steps], slots),
-            subflows=tuple(dict.fromkeys(target.step_id for target in self.findings.flows)),
+            subflows=tuple(dict.fromkeys(other.flow_id for other in self.findings.flows)),
             source_name=self.findings.file,
             sha256=hashlib.sha256(source.encode("utf-8", "replace")).hexdigest(),
         )

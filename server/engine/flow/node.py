@@ -68,6 +68,15 @@ class Target:
     place: Tree
 
 
+@dataclass(frozen=True, slots=True)
+class Subflow:
+    """Another flow that a step names, with the variables of it that the step sets."""
+
+    flow_id: str
+    place: Tree
+    arguments: tuple[Leaf, ...] = ()
+
+
 @dataclass(slots=True)
 class Findings:
     """What is gathered while one file is read: problems, and names to be checked when all are known."""
@@ -78,7 +87,7 @@ class Findings:
     slots: Collection[str] = ()
     uses: list[Use] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
-    flows: list[Target] = field(default_factory=list)
+    flows: list[Subflow] = field(default_factory=list)
     saves: list[tuple[Path, Tree, bool]] = field(default_factory=list)
     validated_slot: str | None = None
     exposing: bool = False
@@ -415,15 +424,21 @@ class Node:
         self._findings.targets.append(Target(tree.text, tree))
         return tree.text
 
-    def flow_id(self, key: str) -> str | None:
-        """Return the id of another flow; that there is one is checked where the folder is known."""
+    def flow_id(self, key: str, arguments: str | None = None) -> str | None:
+        """Return the id of another flow.
+
+        That there is one, and that it has the variables that ``arguments`` (the key of a mapping) sets, is
+        checked where the folder is known.
+        """
         tree = self._get(key, required=True)
         if tree is None:
             return None
         if not isinstance(tree, Leaf) or not FLOW_ID.fullmatch(tree.text):
             self._wrong(key, "the id of a flow")
             return None
-        self._findings.flows.append(Target(tree.text, tree))
+        given = self._fields.get(arguments or "")
+        fields = given[1].fields if given is not None and isinstance(given[1], Fields) else {}
+        self._findings.flows.append(Subflow(tree.text, tree, tuple(name for name, _ in fields.values())))
         return tree.text
 
     def matching(self, key: str, pattern: str, wanted: str, *, required: bool = False) -> str | None:

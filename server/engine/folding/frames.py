@@ -66,8 +66,8 @@ def descend(draft: Draft, flow_id: str, variables: Mapping[str, Any]) -> str | N
 def go_over(draft: Draft, flow_id: str) -> str | None:
     """Put another flow in the innermost one's place; return its first step. Raises StepFailure.
 
-    A conversation's own frame shows its variables in the state, so they are made anew; and the running
-    time that the other flow may take counts from here.
+    The variables of an execution's own frame are shown in the state: ``execution.resumed`` names the other
+    flow, with which they begin anew. The running time that the other flow may take counts from here.
     """
     started = subflow(draft, flow_id)
     draft.replace_frame(flow_id, started.version)
@@ -80,9 +80,11 @@ def go_over(draft: Draft, flow_id: str) -> str | None:
             flow_version=started.version,
             timeout_ms=None if timeout_ms is None else draft.running_ms + timeout_ms,
         )
-        draft.exposed = tuple(sorted(started.flow.exposed))
-        draft.begin_variables(started.flow.variables)
         draft.emit("execution.resumed", draft.execution_data())
+        draft.exposed = tuple(sorted(started.flow.exposed))
+        draft.variables = {}
+        for name, value in started.flow.variables.items():
+            draft.set_variable(name, value)
     return _begin(draft, started.flow)
 
 

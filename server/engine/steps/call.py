@@ -29,7 +29,7 @@ class Call:
         """Read which flow, and with what."""
         inner = node.mapping("call") if node.is_mapping("call") else None
         holder, key = (inner, "flow") if inner is not None else (node, "call")
-        flow_id = holder.flow_id(key) or ""
+        flow_id = holder.flow_id(key, "with") or ""
         if holder.has("with") and not holder.is_mapping("with"):
             holder.problem("wrong-type", '"with" should be a mapping of variables', "with")
         arguments = holder.templates("with") if holder.has("with") else JsonTemplate.constant({})

@@ -1,6 +1,7 @@
 """Flows that wait for time and events, call each other, are handed over, paused, resumed and tried again."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
 from server.engine.actions import ActionFailed
+from storage.memory import MemoryStore
 from storage.models import EVENT_MAX_BYTES
 from tests.support.talk import TENANT, Talk, replies
+from tests.support.world import VirtualClock
 
 OPERATOR = Principal("op", TENANT, scopes=frozenset({"conversations:write"}))
 MINUTE_MS = 60_000
@@ -289,6 +292,26 @@ steps:
         assert replies(await talk.say("Ada")) == ["Old."]
         await talk.say("go", flow_id="caller", to="c2")
         assert replies(await talk.say("Ada", to="c2")) == ["New."]
+
+
+async def test_the_versions_of_subflows_outlive_a_restart(tmp_path: Path) -> None:
+    """The flow that is called was published anew meanwhile, and the server knows only that one by heart."""
+    asking = "flow: caller\nslots: {name: {type: text}}\nsteps:\n  - collect: name\n  - call: leaf\n"
+    (tmp_path / "caller.yaml").write_text("default: true\n" + asking)
+    (tmp_path / "leaf.yaml").write_text("flow: leaf\nsteps:\n  - say: Old.\n")
+    clock = VirtualClock()
+    store = MemoryStore(clock=clock.now)
+    await store.open()
+    async with Talk(store=store, clock=clock) as talk:
+        await talk.catalog.load_folder(tmp_path)
+        await talk.say("go")
+    (tmp_path / "leaf.yaml").write_text("flow: leaf\nsteps:\n  - say: New.\n")
+    await store.open()
+    async with Talk(store=store, clock=clock) as talk:
+        await talk.catalog.load_folder(tmp_path)
+        assert replies(await talk.say("Ada", key="after-1")) == ["Old."]
+        await talk.say("go", key="after-2")
+        assert replies(await talk.say("Ada", key="after-3")) == ["New."]
 
 
 async def test_link_goes_over_for_good() -> None:

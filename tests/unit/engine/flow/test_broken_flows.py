@@ -49,6 +49,7 @@ NEED_MORE_THAN_A_FILE = {
     "duplicate-flow",
     "two-defaults",
     "unknown-flow",
+    "unknown-argument",
     "no-folder",
     "unreadable",
     "empty-file",

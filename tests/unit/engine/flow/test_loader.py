@@ -336,6 +336,22 @@ def test_a_flow_that_nobody_knows_may_not_interrupt(tmp_path: Path) -> None:
     assert report.ok
 
 
+def test_a_flow_that_is_called_but_not_there_is_a_warning_where_it_is_named(tmp_path: Path) -> None:
+    """A called flow is looked for in the folder, and its variables for what the call sets."""
+    (tmp_path / "adder.yaml").write_text("flow: adder\nvariables: {first: 0}\nsteps: [{say: Hi}]\n")
+    (tmp_path / "outer.yaml").write_text(
+        "flow: outer\nsteps:\n  - call: addr\n  - {call: adder, with: {frist: 1}}\n  - link: adder\n"
+    )
+    report = load_folder(tmp_path)
+    assert [(p.line, p.column, p.rule, p.suggestion) for p in report.problems] == [
+        (3, 11, "unknown-flow", "adder"),
+        (4, 26, "unknown-argument", "first"),
+    ]
+    assert report.ok
+    outer = next(loaded.flow for loaded in report.flows if loaded.flow.flow_id == "outer")
+    assert outer.subflows == ("addr", "adder")
+
+
 def test_a_missing_folder_is_a_problem(tmp_path: Path) -> None:
     report = load_folder(tmp_path / "nowhere")
     assert rules(report.problems) == [("nowhere", "no-folder")]
