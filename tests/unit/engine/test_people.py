@@ -305,6 +305,57 @@ async def test_an_approval_binds_across_a_question_that_comes_in_between() -> No
             assert shop.orders == orders
 
 
+async def test_trying_again_does_not_widen_an_approval() -> None:
+    """Nothing catches the failure; an operator's retry meets the same digest."""
+    shop = Shop()
+    flow = gate().replace("    on_error: changed\n", "")
+    async with talk_about(flow, shop) as talk:
+        pending = await ask(talk)
+        await digression_changes_count(talk)
+        await accept(talk, pending)
+        assert (await talk.record()).status == "failed"
+        await talk.send("retry", {}, who=AGENT)
+        assert (await talk.record()).status == "failed"
+        assert shop.orders == []
+        assert (await refusal(talk, pending)).code is ErrorCode.PENDING_RESOLVED
+
+
+CALLER = """
+flow: caller
+interruptible_by: [pick]
+slots: {count: {type: integer, default: 1}}
+steps:
+  - {id: gate, accept: {title: "Go?"}, accepted: sub, rejected: no}
+  - {id: sub, call: {flow: callee}, on_error: no}
+  - {id: again, action: shop.book, effect: write, with: {n: 100}}
+  - {id: yes, say: "Done.", goto: done}
+  - {id: no, say: "Not done."}
+  - {id: done, end: completed}
+"""
+CALLEE = """
+flow: callee
+slots: {count: {type: integer}}
+steps:
+  - {id: book, action: shop.book, effect: write, with: {n: "${slots.count}"}}
+"""
+
+
+async def test_an_approval_reaches_into_the_flow_that_is_called() -> None:
+    """The first effect is the called flow's; what comes behind it is free."""
+    for changes, orders, text in ((False, [{"n": 1}, {"n": 100}], "Done."), (True, [], "Not done.")):
+        shop = Shop()
+        async with Talk(CALLER, CALLEE, PICK, actions={"shop.book": shop.book}) as talk:
+            await talk.say("hi", flow_id="caller")
+            pending = await pending_of(talk)
+            assert pending.digest is not None
+            if changes:
+                await digression_changes_count(talk)
+            await accept(talk, pending, digest=pending.digest)
+            await settled(talk)
+            assert shop.orders == orders
+            assert (await talk.texts())[-1] == text
+
+
 async def test_a_step_may_leave_open_what_follows() -> None:
     shop = Shop()
     flow = gate().replace("deadline: 4h,", "digest: false, deadline: 4h,")
@@ -384,6 +435,19 @@ async def test_a_service_decides_for_whom_it_names() -> None:
         decided = (await pending_of(talk)).decided
         assert decided is not None
         assert decided["by"] == "u1"
+
+
+async def test_a_workflow_without_a_user_asks_whoever_has_the_scope() -> None:
+    shop = Shop()
+    async with talk_about(gate(), shop) as talk:
+        body = {"flow_id": "gate", "initial_context": {"date": "2026-12-01"}, "user_id": None}
+        await talk.send("start", body, who=AGENT)
+        pending = await pending_of(talk)
+        assert pending.by == {"scope": "acceptance:decide", "user": None, "quorum": 1}
+        assert (await refusal(talk, pending, AGENT)).code is ErrorCode.PERMISSION_DENIED
+        await accept(talk, pending, DECIDER, edits={"date": "2026-12-24"})
+        await settled(talk)
+        assert shop.orders == [{"day": "2026-12-24", "n": 1, "price": 20}]
 
 
 async def test_who_may_only_decide_learns_nothing_of_other_requests() -> None:
@@ -639,6 +703,39 @@ async def test_restart_and_reset_and_cancel_close_what_is_open() -> None:
             assert (await refusal(talk, pending)).code is gone
             if command == "/restart":
                 await talk.send("reset", {"reason": "r"})
+
+
+async def test_a_decision_in_a_pause_is_followed_when_it_ends() -> None:
+    async with talk_about(gate()) as talk:
+        pending = await ask(talk)
+        await talk.send("pause", {"reason": "lunch"}, who=AGENT)
+        accepted = await accept(talk, pending, accepted=False)
+        assert (accepted.status, replies(accepted)) == ("completed", [])
+        assert (await talk.record()).status == "paused"
+        assert replies(await talk.send("resume", {}, who=AGENT)) == ["Nothing was booked."]
+
+
+async def test_a_digression_that_fails_leaves_the_request_open() -> None:
+    """And closes what it had itself asked."""
+    broken = """
+    flow: pick
+    triggers: {intents: [{name: pick, keywords: [pick]}]}
+    variables: {nothing: null}
+    steps:
+      - id: inner
+        clarify: {questions: [{id: n, text: "How many?", type: integer}]}
+        while_waiting: "${variables.nothing.at_all}"
+    """
+    async with Talk(gate(), FAQ, broken) as talk:
+        pending = await ask(talk)
+        await talk.say("pick")
+        inner = await pending_of(talk)
+        await talk.say("what?")
+        assert (await talk.record()).status == "waiting_acceptance"
+        (expired,) = await talk.events("pending.expired")
+        assert expired.data["pending_id"] == inner.pending_id
+        assert (await pending_of(talk, 0)) == pending
+        assert replies(await accept(talk, pending, accepted=False)) == ["Nothing was booked."]
 
 
 async def test_a_decision_while_an_effect_runs_leaves_it_alone() -> None:
