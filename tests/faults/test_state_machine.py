@@ -25,13 +25,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from server.engine.schedule import HOUR_MS
 from server.engine.types import Accepted
 from storage.base import Store
 from storage.memory import MemoryStore
 from storage.models import Conversation, Event, EventBatch
 from storage.sqlite import SqliteStore
 from tests.support.split_store import SplitStore
-from tests.support.world import TENANT, Sent, VirtualClock, World
+from tests.support.world import SESSION_MS, TENANT, Sent, VirtualClock, World
 
 RUNS = {"memory": 900, "split": 900, "sqlite": 220}
 SCALE = float(os.environ.get("PARLEY_TEST_SCALE", "1"))
@@ -64,6 +65,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.store = self._scope.__enter__()
         self.do(self.store.open())
         self.world = World(self.store, self.clock)
+        self.hours_off = 0
 
     def do(self, work: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(_as_coroutine(work))
@@ -132,6 +134,17 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(ms=st.sampled_from([10, 600, 1_100, 6_000, 16_000, 3_600_000]))
     def time_passes(self, ms: int) -> None:
         self.do(self.world.advance(ms))
+
+    @rule(hours_off=st.sampled_from([-1, 0, 1]))
+    def the_clock_is_set(self, hours_off: int) -> None:
+        self.world.clock.jump((hours_off - self.hours_off) * HOUR_MS)
+        self.hours_off = hours_off
+
+    @rule(at=st.integers(0, 1))
+    def everybody_stays_away(self, at: int) -> None:
+        """Long enough for sessions to end, if the sweep gets to it before somebody comes back."""
+        self.do(self.world.advance(SESSION_MS + HOUR_MS))
+        self.do(self.world.sweep(at))
 
     @rule(at=st.integers(0, 1))
     def sweep(self, at: int) -> None:
