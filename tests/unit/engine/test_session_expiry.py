@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
 from server.engine.schedule import HOUR_MS, wake_at
 from storage.memory import MemoryStore
@@ -90,6 +91,28 @@ async def test_what_has_ended_does_not_expire() -> None:
         assert (await talk.record()).wake_at is None
         await talk.wait(SESSION_MS * 2)
         assert (await talk.record()).status == "completed"
+
+
+async def test_an_open_question_ends_with_the_session() -> None:
+    """Whoever shows it is told that it is closed; and who answers it afterwards, that it is too late."""
+    clarify = """
+flow: questions
+default: true
+steps:
+  - {id: which, clarify: {questions: [{id: part, text: "Morning or afternoon?"}]}}
+"""
+    async with Talk(clarify, session_ms=SESSION_MS) as talk:
+        await talk.say("hello")
+        [asked] = await talk.events("clarification.requested")
+        await talk.wait(SESSION_MS + HOUR_MS)
+        assert (await talk.record()).status == "expired"
+        [closed] = await talk.events("pending.expired")
+        assert closed.data["pending_id"] == asked.data["pending_id"]
+        assert closed.cause == "session"
+        body = {"pending_id": asked.data["pending_id"], "answers": {"part": "morning"}}
+        with pytest.raises(Refused) as refused:
+            await talk.send("clarification", body)
+        assert refused.value.code is ErrorCode.PENDING_EXPIRED
 
 
 async def test_a_deleted_conversation_does_not_expire() -> None:
