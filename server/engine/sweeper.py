@@ -22,7 +22,7 @@ BACKLOG: Final = 10_000
 BATCH: Final = 16
 IN_HAND: Final = 64
 """How many conversations are worked on at a time."""
-UNHURRIED_A_SECOND: Final = 1_250
+UNHURRIED_A_SECOND: Final = 1_150
 """The pace that is kept while commands come in, so that live turns keep most of the processor."""
 LIVE_SHARE: Final = 4
 """On a machine that is fast enough, one conversation is woken to so many live commits."""
