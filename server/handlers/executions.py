@@ -216,8 +216,9 @@ async def decide_execution(
     """Decide an acceptance or answer a clarification of an execution. Raises Refused."""
     _, record = await _find(services, principal, execution_id)
     requests = _requests(record, execution_id, kind)
-    if audience_of(principal, record) is None and not any(_is_for(p, record, principal) for p in requests):
-        raise execution_not_found()
+    if audience_of(principal, record) is None:
+        # Whoever sees nothing else of it may still decide, or be told again what became of their decision.
+        requests = [pending for pending in requests if _is_for(pending, record, principal)]
     sent = {**body, "type": kind, "conversation_id": record.conversation_id}
     pending_id = body["pending_id"]
     if pending_id is None:

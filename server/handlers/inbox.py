@@ -3,7 +3,7 @@
 Everybody sees what they may decide: their own, and what their scopes let them see to.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from server.auth.principal import Principal
 from server.engine.views import iso, pending_view
@@ -11,6 +11,10 @@ from server.handlers.executions import deciders
 from server.handlers.services import Services
 from storage.listing import Waiting, WaitPlace
 from storage.models import Conversation
+
+CLOSED: Final = frozenset({"pending.resolved", "pending.expired"})
+RECENT_EVENTS: Final = 200
+"""How far back it is looked for how a request was closed; a stream looks seconds after it was."""
 
 
 async def inbox_page(
@@ -67,14 +71,23 @@ def _item_of(record: Conversation, item: Waiting) -> dict[str, Any] | None:
 async def settled_item(services: Services, principal: Principal, item: Waiting) -> dict[str, Any]:
     """Return what is told of an item that waits no more: how it was decided, where that is still known."""
     record = await services.engine.read(principal.tenant_id, item.conversation_id)
-    execution = record.execution if record is not None else None
     decided = None
-    for pending in execution.pending if execution is not None else ():
-        if pending.pending_id == item.place.wait_id:
-            decided = pending_view(pending)["decided"]
+    if record is not None and record.deleted_at is None and item.kind != "handoff":
+        decided = await _decided(services, record, item.place.wait_id)
     return {
         "kind": item.kind,
         "wait_id": item.place.wait_id,
         "conversation_id": item.conversation_id,
         "decided": decided,
     }
+
+
+async def _decided(services: Services, record: Conversation, pending_id: str) -> Any:
+    """Return how a request was closed, as the newest events say; the record forgets it when it goes on."""
+    batches = await services.store.events(
+        record.tenant_id, record.conversation_id, record.epoch, max(0, record.offset - RECENT_EVENTS)
+    )
+    for event in (event for batch in reversed(batches) for event in batch.events):
+        if event.type in CLOSED and event.data["pending_id"] == pending_id:
+            return event.data["decided"]
+    return None

@@ -18,6 +18,14 @@ steps:
   - {id: human, handoff: support}
   - {id: done, end: completed}
 """
+GATE = """
+flow: gate
+steps:
+  - id: gate
+    accept: {title: "Sure?", by: {scope: "acceptance:decide"}}
+    rejected: over
+  - {id: over, end: completed}
+"""
 OPERATOR = token("op", role="operator")
 SERVICE = token("svc", role="service")
 ADMIN = token("root", role="admin")
@@ -26,7 +34,9 @@ FOREIGN = token("op", tenant_id="t2", role="operator")
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[RunningServer]:
-    async with running_server(tmp_path, flows={"help": HELP}, connections_per_principal=2) as running:
+    async with running_server(
+        tmp_path, flows={"help": HELP, "gate": GATE}, connections_per_principal=2
+    ) as running:
         yield running
 
 
@@ -123,6 +133,19 @@ async def test_a_stream_tells_what_waits_what_comes_and_what_is_settled(server: 
         await call(server, "POST", f"/executions/{before}/cancel", {}, who=OPERATOR)
         name, item = await events.next()
         assert (name, item["wait_id"], item["kind"]) == ("settled", before, "handoff")
+
+
+async def test_a_stream_says_how_a_request_was_decided(server: RunningServer) -> None:
+    async with stream(server, token("judge", scopes=("acceptance:decide",))) as events:
+        assert (await events.next())[0] == "ready"
+        started = (await call(server, "POST", "/flows/gate/start", {}, who=SERVICE)).json
+        name, item = await events.next()
+        assert (name, item["kind"], item["pending"]["title"]) == ("opened", "acceptance", "Sure?")
+        path = f"/executions/{started['execution_id']}/acceptance"
+        await call(server, "POST", path, {"accepted": False, "comment": "no"}, who=OPERATOR)
+        name, item = await events.next()
+        assert (name, item["conversation_id"]) == ("settled", started["conversation_id"])
+        assert (item["decided"]["by"], item["decided"]["accepted"]) == ("op", False)
 
 
 async def test_a_stream_tells_nothing_of_others(server: RunningServer) -> None:

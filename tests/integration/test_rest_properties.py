@@ -19,6 +19,9 @@ FLOWS = {
     "form": "flow: form\nslots: {n: {type: number}}\nsteps: [{id: a, collect: [n], ask: {n: N?}}]",
     "wait": "flow: wait\nvariables: {v: null}\nsteps: [{id: a, wait: {event: e}, save: variables.v}]",
     "help": "flow: help\nsteps: [{id: a, handoff: support}]",
+    "gate": "flow: gate\nslots: {n: {type: number}}\nsteps:\n  - {id: a, rejected: b, accept: {title: Sure?, "
+    "by: {scope: 'acceptance:decide', quorum: 2}, editable: [slots.n]}}\n  - {id: b, end: completed}",
+    "asks": "flow: asks\nsteps: [{id: a, clarify: {questions: [{id: n, text: N?, type: number}]}}]",
     "fails": 'flow: fails\nvariables: {v: []}\nsteps: [{id: a, set: {variables.v: "${variables.v[0]}"}}]',
 }
 COMMANDS = ("acceptance", "clarification", "pause", "resume", "cancel", "retry", "signal")
@@ -127,7 +130,7 @@ once = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 
 
 @given(
-    place=st.integers(0, 4), command=st.sampled_from(COMMANDS), body=BODIES, key=st.none() | st.just("k" * 8)
+    place=st.integers(0, 6), command=st.sampled_from(COMMANDS), body=BODIES, key=st.none() | st.just("k" * 8)
 )
 @example(place=1, command="signal", body=b'{"name": "e", "payload": {"n": [null, -0.0]}}', key=None)
 @example(place=0, command="acceptance", body=b'{"accepted": true, "edits": {"n": {}}}', key="k" * 8)
