@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "config": "Tell the settings, and where each comes from.",
     "doctor": "Look for what would keep a server here from working, and say how to mend it.",
     "token": "Print a token for a user.",
+    "completion": "Print the script that completes commands in a shell.",
     "version": "Print the version.",
 }
 
