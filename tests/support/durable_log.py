@@ -164,7 +164,15 @@ class Fold:
         if kind in MESSAGES:
             self._head["message_count"] += 1
         if kind == "message.received" and self._status == "waiting_input" and data["role"] == "user":
-            self._pending = []
+            self._pending = self._requests()
+        elif kind in ("acceptance.requested", "clarification.requested"):
+            known = [request["pending_id"] for request in self._pending]
+            if data["pending_id"] in known:  # a vote, or an answer, was counted
+                self._pending[known.index(data["pending_id"])] = data
+            else:
+                self._pending.append(data)
+        elif kind in ("pending.resolved", "pending.expired"):
+            self._pending = [p for p in self._pending if p["pending_id"] != data["pending_id"]]
         elif kind == "conversation.created":
             self._head.update(
                 user_id=data["user_id"], channel=data["channel"], created_at=wire_time(event.time)
@@ -193,7 +201,11 @@ class Fold:
             self._flow, self._variables, self._exposed = flow, {}, set()
         self._status = event.data["status"]
         self._step = event.step_id or self._step
-        self._pending = list(event.data.get("pending", ()))
+        self._pending = [*self._requests(), *event.data.get("pending", ())]
+
+    def _requests(self) -> list[Any]:
+        """Requests to people stay open beside what a form asks."""
+        return [request for request in self._pending if request["kind"] != "input"]
 
     def state(self, audience: Audience) -> dict[str, Any]:
         """Return the state record's fields that events tell (``STATE_FIELDS``)."""

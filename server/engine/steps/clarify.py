@@ -11,6 +11,7 @@ from server.engine.flow.model import SLOT_TYPES, Slot, SlotType, StepCommon
 from server.engine.flow.node import NAME, Node, Template, did_you_mean
 from server.engine.flow.slots import SlotInvalid, explain, normalise, question_options, read_slot
 from server.engine.folding.requests import (
+    announce,
     change,
     close,
     decision,
@@ -151,6 +152,7 @@ class Clarify:
         answered = replace(pending, answers={**pending.answers, question.id: value})
         if any(open_.required for open_ in _open(answered)):
             change(draft, answered)
+            announce(draft, answered)
             return _ask(draft, answered)
         told = decision(draft, draft.before.user_id, answers=_all_answers(answered))
         closed = close(draft, answered, told)

@@ -1,16 +1,20 @@
 """A flow that stops for people: acceptances, clarifications, their deadlines, and who learns what."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
+from server.delivery.audience import data_view, event_view
 from server.engine.flow.loader import compile_flow
 from server.engine.types import Accepted
+from server.engine.views import state_view
 from storage.memory import MemoryStore
-from storage.models import Event, Pending
+from storage.models import Audience, Event, Pending
+from tests.support.durable_log import Fold
 from tests.support.talk import TENANT, USER, Talk, replies
 from tests.support.world import VirtualClock
 
@@ -956,3 +960,39 @@ async def test_only_the_newest_closed_requests_are_remembered() -> None:
         assert len(execution.pending) <= 10
         assert (await refusal(talk, made[-1])).code is ErrorCode.PENDING_RESOLVED
         assert (await refusal(talk, made[0])).code is ErrorCode.PENDING_NOT_FOUND
+
+
+# --- what the events tell -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("audience", ["owner", "agent", "full"])
+@pytest.mark.parametrize("by", ["", "{quorum: 2}"])
+async def test_folding_the_events_gives_the_open_requests(by: str, audience: Audience) -> None:
+    """After every turn, for whoever sees them: also votes, digressions, answers that came one by one."""
+    async with Talk(gate(by), FAQ, PICK, MANY, actions={"shop.book": Shop().book}) as talk:
+        pending = await ask(talk)
+        await same_as_folded(talk, audience)
+        if by:
+            await accept(talk, pending, DECIDER)
+            await same_as_folded(talk, audience)
+        await talk.say("pick")
+        await same_as_folded(talk, audience)
+        await accept(talk, pending, SECOND if by else USER)
+        await same_as_folded(talk, audience)
+        await talk.say("red")
+        await talk.rest()
+        await same_as_folded(talk, audience)
+        await talk.say("hi", flow_id="many")
+        await talk.say("morning")
+        await same_as_folded(talk, audience)
+        await answer(talk, {"guests": 2})
+        await same_as_folded(talk, audience)
+
+
+async def same_as_folded(talk: Talk, audience: Audience) -> None:
+    record = await talk.record()
+    fold = Fold("c1", record.epoch)
+    for event in await talk.events():
+        if event_view(event, audience, "u1") is not None:
+            fold.take(replace(event, data=data_view(event.type, event.data, audience, "u1")))
+    assert fold.state(audience)["pending"] == state_view(record, audience)["pending"]
