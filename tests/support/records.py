@@ -169,7 +169,17 @@ def first_conversation() -> Conversation:
     first, *others = full.execution.frames
     frames = (replace(first, timer_at=None, awaits=None, happened=None), *others)
     (pending,) = full.execution.pending
-    asked = (replace(pending, frame=0, answers={}, binding=None),)
+    asked = (
+        replace(
+            pending,
+            frame=0,
+            answers={},
+            binding=None,
+            bound_to=None,
+            votes=({"by": "u2"},),
+            decided={"by": "u"},
+        ),
+    )
     execution = replace(
         full.execution, frames=frames, pending=asked, timeout_ms=None, subflows={}, pause=None
     )
