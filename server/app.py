@@ -33,11 +33,13 @@ from server.engine.sweeper import Sweeper
 from server.gateway.drain import Drain
 from server.gateway.http import BoundedHttp
 from server.gateway.rest.api import Api
+from server.gateway.rest.conversations import ConversationRoutes
 from server.gateway.rest.envelope import App, Receive, Scope, Send
 from server.gateway.rest.executions import ExecutionRoutes
 from server.gateway.rest.health import Health, Readiness
 from server.gateway.rest.inbox import InboxRoutes
 from server.gateway.rest.routes import rest_app
+from server.gateway.rest.streams import Streams
 from server.gateway.rest.visitors import VisitorRoutes
 from server.gateway.websocket import Gateway
 from server.gateway.wheel import Wheel
@@ -101,7 +103,8 @@ class Application:
         self.sweeper = Sweeper(store, clock, self.engine, settings.sweep_seconds)
         self.wheel = Wheel(monotonic_ms, self.hub.tick)
         self.gateway = self._gateway()
-        self.drain = Drain(self.gateway, self.readiness, self._stop_engine, self.hub.inboxes.close)
+        self.streams = Streams(self.hub, self.gateway.counter, self.wheel.stalled)
+        self.drain = Drain(self.gateway, self.readiness, self._stop_engine, self._end_streams)
         self.routes = [*self._health().routes(), *self._visitor_routes(), *self._api_routes()]
         self._rest = rest_app(self.routes, self.metrics)
         self.asgi: App = self._serve
@@ -147,6 +150,11 @@ class Application:
     async def _stop_engine(self, grace_seconds: float) -> None:
         await self.sweeper.stop()
         await self.engine.stop(grace_seconds)
+
+    def _end_streams(self) -> None:
+        self.hub.inboxes.close()
+        self.hub.turns.close()
+        self.streams.close()
 
     # --- how the parts meet -----------------------------------------------------------------------
 
@@ -216,7 +224,11 @@ class Application:
     def _api_routes(self) -> list[Any]:
         settings = self.settings
         api = Api(self.gateway.services, OriginPolicy(settings.origins), settings.max_frame_bytes)
-        return [*ExecutionRoutes(api).routes(), *InboxRoutes(api, self.gateway.counter).routes()]
+        return [
+            *ConversationRoutes(api, self.streams).routes(),
+            *ExecutionRoutes(api).routes(),
+            *InboxRoutes(api, self.gateway.counter).routes(),
+        ]
 
     def _read_metrics(self) -> None:
         stats, gateway, read = self.engine.stats, self.gateway, self.metrics.read

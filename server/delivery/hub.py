@@ -31,6 +31,7 @@ from server.delivery.frames import CommitFrames
 from server.delivery.inbox import InboxFeed
 from server.delivery.topic import Arrival, Subscription, Topic, Watcher
 from server.delivery.topics import Topics
+from server.delivery.turns import TurnFeed
 from server.engine.types import Publication
 from storage.base import ConversationStore, EventBus
 from storage.models import Conversation, EventBatch
@@ -77,6 +78,7 @@ class Hub:
         self._bridge = Bridge(bus, self._receive) if bus is not None else None
         self._topics = Topics(self._bridge)
         self.inboxes = InboxFeed()
+        self.turns = TurnFeed()
         self.catchup = CatchUp(self._topics, store, read, now_ms)
         self._tails_at_ms = 0
 
@@ -122,6 +124,8 @@ class Hub:
             )
         if self.inboxes:
             self.inboxes.committed(tenant_id, batch)
+        if self.turns:
+            self.turns.committed(tenant_id, conversation_id, batch)
         topic = self._topics.get((tenant_id, conversation_id))
         if topic is not None:
             self._arrived(topic, record.user_id, deleted, batch)

@@ -10,6 +10,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_MAX_BYTES: Final = 32 * 1024
 HEAD_TIMEOUT_S: Final = 10.0
+ABORT: Final = "parley.abort"
+"""What an application finds in its scope's extensions: drops the connection with all that it has not read."""
 
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -44,6 +46,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item] # not the spec's
         self._in_head = True
         if self._head_timer is None:
             self._await_head()

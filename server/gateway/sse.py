@@ -5,11 +5,13 @@ news moves that time-out to now.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
 
-from server.gateway.rest.envelope import Receive, Send
+from server.gateway.http import ABORT
+from server.gateway.rest.envelope import Receive, Scope, Send
 
 SEND_TIMEOUT_S: Final = 20.0
 """A client that takes nothing for so long is cut off; it connects again and is told what waits then."""
@@ -20,17 +22,26 @@ class StreamEnded(Exception):  # noqa: N818
     """The client has gone, or reads nothing."""
 
 
-def event_bytes(name: str, data: Any) -> bytes:
-    """Return one event; JSON holds no line break."""
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(data))
+def event_bytes(name: str | None, data: Any, event_id: str | None = None) -> bytes:
+    """Return one event; JSON holds no line break. Without a name it is a plain message."""
+    head = b"" if event_id is None else b"id: %s\n" % event_id.encode()
+    if name is not None:
+        head += b"event: %s\n" % name.encode()
+    return b"%sdata: %s\n\n" % (head, orjson.dumps(data))
+
+
+def place_bytes(event_id: str) -> bytes:
+    """Return what moves the client's ``Last-Event-ID`` on without an event."""
+    return b"id: %s\n\n" % event_id.encode()
 
 
 class EventStream:
     """One client's stream. ``wake`` may be called at any time from the event loop."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
+        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
         self._pause: asyncio.Timeout | None = None
         self._woken = False
 
@@ -55,20 +66,22 @@ class EventStream:
         """Send the end."""
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def wait(self, seconds: float, *, rest: float) -> None:
-        """Wait until woken or the time is over, but for ``rest`` seconds at least.
+    async def wait(self, seconds: float, *, rest: float = 0.0) -> bool:
+        """Wait until woken or the time is over, but for ``rest`` seconds at least; tell whether it was woken.
 
         Raises:
             StreamEnded: the client has gone.
         """
-        await self._listen(asyncio.timeout(rest))
+        if rest:
+            await self._listen(asyncio.timeout(rest))
         if not self._woken:
             self._pause = asyncio.timeout(seconds)
             try:
                 await self._listen(self._pause)
             finally:
                 self._pause = None
-        self._woken = False
+        woken, self._woken = self._woken, False
+        return woken
 
     async def _listen(self, pause: asyncio.Timeout) -> None:
         try:
@@ -84,4 +97,12 @@ class EventStream:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._send(message)
         except TimeoutError:
+            await self.cut()
             raise StreamEnded from None
+
+    async def cut(self) -> None:
+        """Drop the connection of a client that reads nothing; a polite close would wait for its reader."""
+        if self._abort is not None:
+            self._abort()
+            while (await self._receive())["type"] != "http.disconnect":
+                pass

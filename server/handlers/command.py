@@ -27,26 +27,39 @@ async def submit(frame: CommandFrame, caller: Caller, services: Services) -> byt
         Refused: by the engine, or ``permission_denied`` for another tenant or user in the frame.
     """
     principal = caller.principal
+    command = command_of(frame, principal, locale=caller.locale, timezone=caller.timezone)
+    accepted = await accept(command, principal, services)
+    return acknowledge(frame.id, accepted, principal, command.body["user_id"])
+
+
+def command_of(
+    frame: CommandFrame,
+    principal: Principal,
+    *,
+    locale: str | None = None,
+    timezone: str | None = None,
+    correlation_id: str | None = None,
+    request_id: str | None = None,
+) -> Command:
+    """Return the engine's command of a frame. Raises Refused: another tenant or user is named."""
     body = command_body(frame)
     user_id = acting_user(principal, body.get("user_id"))
     require_tenant(principal, body.get("tenant_id"))
     body_hash = hash_body(body, user_id)
     body["user_id"] = user_id
     key = frame.idempotency_key or secrets.token_hex(16)
-    command = Command(
-        frame.type,
-        frame.conversation_id,
-        key,
-        body_hash,
-        body,
-        locale=caller.locale,
-        timezone=caller.timezone,
+    return Command(
+        frame.type, frame.conversation_id, key, body_hash, body, correlation_id, request_id, locale, timezone
     )
+
+
+async def accept(command: Command, principal: Principal, services: Services) -> Accepted:
+    """Have the engine accept a command, and count its turn. Raises Refused, StoreUnavailable."""
     arrived = perf_counter()
     accepted = await services.engine.submit(command, principal)
     if accepted.result is not None and not accepted.duplicate:
         services.metrics.turn_seconds.observe(perf_counter() - arrived)
-    return acknowledge(frame.id, accepted, principal, user_id)
+    return accepted
 
 
 def acting_user(principal: Principal, named: str | None) -> str:

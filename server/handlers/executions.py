@@ -5,7 +5,6 @@ all are answered alike: ``execution_not_found``. What a command does is the engi
 key that is known before everything else.
 """
 
-import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from server.delivery.audience import audience_of
 from server.delivery.executions import execution_view, former_execution
 from server.engine.types import Accepted, Command
 from server.handlers.command import acting_user, require_tenant, result_for
+from server.handlers.ids import new_conversation_id
 from server.handlers.services import Services
 from server.handlers.subscribe import execution_not_found
 from storage.listing import ExecutionFilter, ExecutionPlace, ListPlace, deciders_of
@@ -151,7 +151,7 @@ async def start_flow(
     nobodys = named is None and principal.may("conversations:write")
     user_id = None if nobodys else acting_user(principal, named)
     key = origin.key or secrets.token_hex(16)
-    conversation_id = body["conversation_id"] or _conversation_of(principal, origin.key)
+    conversation_id = body["conversation_id"] or new_conversation_id(principal, origin.key, "start")
     origin = Origin(
         body["correlation_id"] or origin.correlation_id, body["request_id"] or origin.request_id, key
     )
@@ -167,14 +167,6 @@ async def start_flow(
     if execution is not None and execution.execution_id == accepted.execution_id:
         correlation_id = execution.correlation_id or correlation_id
     return Started(accepted.execution_id, conversation_id, correlation_id, accepted.command_id)
-
-
-def _conversation_of(principal: Principal, key: str | None) -> str:
-    """Return a new conversation id of 128 bits: random, or made of the key, which its sender made so."""
-    if key is None:
-        return secrets.token_hex(16)
-    told = "\0".join(("start", principal.tenant_id, principal.user_id, key))
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 # --- commands -------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ class EnginePort(Protocol):
     async def read(self, tenant_id: str, conversation_id: str) -> Conversation | None:
         """Return the newest record (a tombstone as such), or None."""
 
+    async def delete(self, tenant_id: str, conversation_id: str, principal: Principal) -> bool:
+        """Delete a conversation, or raise Refused. False: there is none."""
+
 
 class Caller(Watcher, Protocol):
     """The connection that a frame came in on, as handlers see it.

@@ -63,6 +63,13 @@ class Asked:
             found[name] = value
         return found
 
+    @property
+    def wants_events(self) -> bool:
+        """Whether the client asks for server-sent events before anything else (``HEAD`` never does)."""
+        accept = self.request.headers.getlist("accept")
+        kinds = (part.partition(";")[0].strip().lower() for line in accept for part in line.split(","))
+        return self.request.method != "HEAD" and next(kinds, None) == "text/event-stream"
+
     def path(self, name: str) -> str:
         """Return a part of the address."""
         part: str = self.request.path_params[name]

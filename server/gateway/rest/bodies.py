@@ -4,7 +4,18 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from protocol.frames import Channel, ConversationId, EntityId, OnBusy, ShortText, TenantId, UserId
+from protocol.frames import (
+    Channel,
+    Content,
+    ConversationId,
+    EntityId,
+    FlowId,
+    IdempotencyKey,
+    OnBusy,
+    ShortText,
+    TenantId,
+    UserId,
+)
 from protocol.records import Json
 
 LONGEST_PAUSE_MS = 366 * 24 * 3600 * 1000
@@ -18,6 +29,33 @@ class Body(BaseModel):
     """Base of them all."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class NewConversationBody(Body):
+    """Makes a conversation id. Nothing is stored: the conversation begins with its first message."""
+
+
+class ProcessBody(Body):
+    """Says something in a conversation; the fields of the frame ``process``.
+
+    The idempotency key may stand here or in the header ``Idempotency-Key``.
+    """
+
+    content: Content
+    channel: Channel = "web"
+    flow_id: FlowId | None = None
+    user_id: UserId | None = None
+    tenant_id: TenantId | None = None
+    on_busy: OnBusy = "enqueue"
+    processing_hints: dict[str, Json] = Field(default_factory=dict)
+    idempotency_key: IdempotencyKey | None = None
+
+
+class ResetBody(Body):
+    """Cancels what runs and clears slots, variables and context."""
+
+    reason: ShortText = "manual_reset"
+    idempotency_key: IdempotencyKey | None = None
 
 
 class StartBody(Body):

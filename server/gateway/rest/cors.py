@@ -10,8 +10,12 @@ from server.auth.origins import OriginPolicy
 from server.gateway.rest.envelope import exchange_of
 
 MAX_AGE_S: Final = 600
-_ASKED: Final = "authorization, content-type, idempotency-key, x-request-id, x-correlation-id"
-_EXPOSED: Final = b"x-request-id, x-correlation-id, idempotency-key, retry-after"
+_ASKED: Final = (
+    "authorization, content-type, idempotency-key, last-event-id, prefer, x-request-id, x-correlation-id"
+)
+_EXPOSED: Final = (
+    b"x-request-id, x-correlation-id, idempotency-key, location, preference-applied, retry-after"
+)
 
 
 class Cors:

@@ -1,21 +1,20 @@
 """``GET /v1/inbox``: what waits for people, as a page, or by ``Accept: text/event-stream`` as it changes."""
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
 from server.dispatch import refusal_of
 from server.gateway.rest.api import Api, Asked
 from server.gateway.rest.envelope import Receive, Scope, Send, exchange_of, json_response
 from server.gateway.rest.pages import PAGE_PARAMETERS, cursor_of, read_cursor, read_limit
+from server.gateway.rest.streams import enter
 from server.gateway.sse import HEARTBEAT, EventStream, StreamEnded, event_bytes
 from server.handlers.inbox import inbox_item, inbox_page, settled_item, waiting
 from server.handlers.services import Services
-from server.limits.connections import ConnectionCounter, ConnectionRefusal
+from server.limits.connections import ConnectionCounter
 from storage.base import StoreUnavailable
 from storage.listing import Waiting, WaitPlace
 
@@ -47,18 +46,13 @@ class InboxRoutes:
     async def show(self, asked: Asked) -> Response:
         """Answer ``{items, cursor}``, the oldest first, or a stream of ``opened`` and ``settled`` events."""
         query = asked.query(PAGE_PARAMETERS)
-        if asked.request.method == "GET" and _wants_events(asked.request.headers.getlist("accept")):
+        if asked.wants_events:
             request_id = exchange_of(asked.request).request_id
             return InboxStream(self._services, self._counter, asked.principal, request_id)
         place, limit = read_cursor(query), read_limit(query)
         after = None if place is None else WaitPlace(*place)
         items, behind = await inbox_page(self._services, asked.principal, after=after, limit=limit)
         return json_response({"items": items, "cursor": cursor_of(behind)})
-
-
-def _wants_events(accept: Iterable[str]) -> bool:
-    kinds = (part.partition(";")[0].strip().lower() for line in accept for part in line.split(","))
-    return next(kinds, None) == "text/event-stream"
 
 
 class InboxStream(Response):
@@ -79,8 +73,8 @@ class InboxStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream (ASGI)."""
-        identity = self._enter()
-        stream = EventStream(receive, send)
+        identity = enter(self._counter, self._principal)
+        stream = EventStream(scope, receive, send)
         try:
             with self._services.hub.inboxes.watch(self._principal.tenant_id, stream.wake):
                 await self._run(stream)
@@ -88,20 +82,6 @@ class InboxStream(Response):
             return
         finally:
             self._counter.close(identity)
-
-    def _enter(self) -> tuple[str, str]:
-        identity = (self._principal.tenant_id, self._principal.user_id)
-        refusal = self._counter.open()
-        if refusal is None:
-            refusal = self._counter.identify(identity)
-            if refusal is not None:
-                self._counter.close()
-        if refusal is None:
-            return identity
-        whose = "you have" if refusal is ConnectionRefusal.PRINCIPAL else "this server has"
-        raise Refused(
-            ErrorCode.RATE_LIMITED, f"As many connections are open as {whose} at most.", retry_after_ms=5000
-        )
 
     async def _run(self, stream: EventStream) -> None:
         await stream.begin()

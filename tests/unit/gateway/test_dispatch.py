@@ -40,6 +40,9 @@ class FakeEngine:
             raise self.answer
         return self.answer.record
 
+    async def delete(self, tenant_id: str, conversation_id: str, principal: Principal) -> bool:
+        return False
+
 
 class FakeCaller(FakeWatcher):
     """A connection that has said hello."""
