@@ -35,7 +35,7 @@ from server.engine.inputs import (
 )
 from server.engine.lanes import Lanes
 from server.engine.reducer import conversation_not_found, reduce
-from server.engine.schedule import Claimant, wake_at
+from server.engine.schedule import Claimant, first_due, wake_at
 from server.engine.seeds import Seeds
 from server.engine.types import Accepted, Command, Publication
 from storage.base import Clock, Commit, CommitOutcome, CommitUnknown, Expected, Store, StoreUnavailable
@@ -105,7 +105,7 @@ class _Running:
     attempt: Attempt
     fence: int
     until: int
-    overdue_at: int | None
+    due: int | None
     task: asyncio.Task[None]
     interrupted: bool = False
     ended: bool = False
@@ -583,6 +583,8 @@ class Engine:
         ):
             running.task.cancel()
             del self._running[key]
+        elif running is not None:
+            running.due = first_due(record)
         self._publish(Publication(record, commit.batch))
         for attempt in reduction.effects:
             self._launch(key, record, attempt)
@@ -646,8 +648,7 @@ class Engine:
             return  # it took so long to be committed that somebody else may have it by now
         self.stats.effects += 1
         task = asyncio.create_task(self._perform(key, record, attempt))
-        overdue_at = record.execution.overdue_at if record.execution is not None else None
-        self._running[key] = _Running(attempt, record.fence, record.lease.until, overdue_at, task)
+        self._running[key] = _Running(attempt, record.fence, record.lease.until, first_due(record), task)
         task.add_done_callback(lambda ended: self._forget(key, ended))
         self._hold(task)
 
@@ -791,7 +792,7 @@ class Engine:
         left_ms = running.until - now - self._options.renew_ms // 5
         if self._sole_writer and running.until <= now:
             left_ms = self._options.renew_ms  # the clock has leapt over its end, but nobody else can take it
-        wake_at = until if running.overdue_at is None else min(until, running.overdue_at)
+        wake_at = until if running.due is None else min(until, running.due)
         renewal = self._store.renew(*key, running.fence, self._me, until, wake_at)
         try:
             ended = await self._ended_within(left_ms, renewal)
@@ -867,7 +868,8 @@ class Engine:
 
     async def _wake(self, key: Key, record: Conversation, why: str) -> None:
         async with self._lanes.hold(key, bounded=False):
-            if self._stopping or (key in self._running and not self._overdue(record)):
+            due = first_due(record)
+            if self._stopping or (key in self._running and (due is None or due > self._clock.now())):
                 return
             if record.deleted_at is not None:
                 await self._sweep_tombstone(key, record)
@@ -876,10 +878,6 @@ class Engine:
                 return
             await self._drain(key)
             await self._put_right(key)
-
-    def _overdue(self, record: Conversation) -> bool:
-        overdue_at = record.execution.overdue_at if record.execution is not None else None
-        return overdue_at is not None and overdue_at <= self._clock.now()
 
     async def _go_on(self, key: Key, record: Conversation | None, why: str) -> bool:
         """Go on with what is due in the execution, looking again after a miss. False: nothing is."""

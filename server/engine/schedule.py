@@ -54,6 +54,11 @@ def earliest(
     return min(times) if times else None
 
 
+def first_due(record: Conversation) -> TimeMs | None:
+    """Return the least of deadline, timer and running time's end: what comes whoever runs an effect."""
+    return min(_timers(record.execution), default=None) if record.execution is not None else None
+
+
 def _timers(execution: Execution) -> list[TimeMs]:
     if execution.status in ENDED:
         return []

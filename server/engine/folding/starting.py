@@ -48,16 +48,17 @@ def begin(draft: Draft, command: Command, *, created: bool) -> None:
     started = _named(draft, body["flow_id"], body.get("version"))
     given = read_given(started.flow, body.get("initial_context") or {}, body.get("input"))
     execution = draft.execution
-    if execution is not None and execution.status not in ENDED:
-        if body.get("on_busy") != "interrupt":
-            raise Refused(
-                ErrorCode.CONVERSATION_BUSY,
-                "An execution in this conversation has not ended.",
-                details={"status": execution.status, "execution_id": execution.execution_id},
-                suggestion='Cancel it, or send on_busy "interrupt"; or start in another conversation.',
-            )
-        end_execution(draft, "cancelled")
+    in_the_way = execution if execution is not None and execution.status not in ENDED else None
+    if in_the_way is not None and body.get("on_busy") != "interrupt":
+        raise Refused(
+            ErrorCode.CONVERSATION_BUSY,
+            "An execution in this conversation has not ended.",
+            details={"status": in_the_way.status, "execution_id": in_the_way.execution_id},
+            suggestion='Cancel it, or send on_busy "interrupt"; or start in another conversation.',
+        )
     open_turn(draft, command)
+    if in_the_way is not None:
+        end_execution(draft, "cancelled")
     draft.channel = body.get("channel") or draft.channel
     if created:
         draft.emit("conversation.created", {"user_id": draft.before.user_id, "channel": draft.channel})

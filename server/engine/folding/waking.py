@@ -27,6 +27,10 @@ def wake(draft: Draft, wake: Wake) -> Reduction | None:
     if is_overdue(draft):
         expire_overdue(draft)
         return reduction(draft)
+    if wake.reason == "due" and (due := _due_waits(draft)):
+        for place in due:  # below a digression that runs an effect: kept until the flow returns to it
+            happen(draft, place, {"cause": "timer"})
+        return reduction(draft)
     lease = draft.before.lease
     mine = lease is not None and lease.owner == draft.claimant.owner
     if lease is not None and lease.until > draft.now and (wake.reason == "due" or not mine):
@@ -61,21 +65,25 @@ def _time_has_come(draft: Draft) -> Reduction | None:
     """End the waits whose time has come, and a pause at its deadline; None where nothing is due."""
     if draft.status in ENDED:
         return None
-    now = draft.now
-    due = [
-        place
-        for place, frame in enumerate(draft.frames)
-        if frame.timer_at is not None and frame.timer_at <= now and frame.happened is None
-    ]
+    due = _due_waits(draft)
     if due:
         open_run(draft, "timer")
     for place in due:  # the innermost comes last: it may go on, and with it the frames change
         happen(draft, place, {"cause": "timer"})
     pause = draft.pause
-    over = pause is not None and pause.deadline is not None and pause.deadline <= now
+    over = pause is not None and pause.deadline is not None and pause.deadline <= draft.now
     if draft.status == "paused" and over:
         open_run(draft, "deadline")
         resume(draft, timed_out=True)
     if draft.status != "running":
         end_turn(draft)
     return reduction(draft) if due or over else None
+
+
+def _due_waits(draft: Draft) -> list[int]:
+    """Return the places of the frames whose time has come, the innermost last."""
+    return [
+        place
+        for place, frame in enumerate(draft.frames)
+        if frame.timer_at is not None and frame.timer_at <= draft.now and frame.happened is None
+    ]

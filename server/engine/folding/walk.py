@@ -300,9 +300,12 @@ def enter_again(draft: Draft) -> None:
     """Enter the step once more that failed, as the same visit: its effect keeps its key."""
     frame = draft.frames[-1]
     step_id = frame.step_id
-    if step_id is None:
-        flow = draft.flow
-        step_id = flow.steps[0].common.step_id if flow.steps else None
+    if step_id is None:  # it failed before its first step
+        try:
+            step_id = draft.flow.steps[0].common.step_id
+        except StepFailure as failure:
+            fail(draft, failure)
+            return
     elif step_id in frame.visits:
         frame.visits = {**frame.visits, step_id: frame.visits[step_id] - 1}
     walk(draft, step_id)

@@ -328,7 +328,8 @@ async def test_a_start_interrupts_where_it_is_told_to() -> None:
                 await start(talk, context, on_busy=on_busy)
         second = await start(talk, context, on_busy="interrupt")
         assert second.execution_id != first.execution_id
-        assert (await talk.events("execution.cancelled"))[0].execution_id == first.execution_id
+        cancelled = (await talk.events("execution.cancelled"))[0]
+        assert (cancelled.execution_id, cancelled.command_id) == (first.execution_id, second.command_id)
 
 
 async def test_a_start_waits_in_line_where_it_is_told_to() -> None:

@@ -21,6 +21,15 @@ FLOWS: Final = {
     "failed": "flow: f\nsteps:\n  - {id: call, action: lab.fail, effect: read}\n",
     "running": "flow: f\nsteps:\n  - {id: call, action: lab.run, effect: read}\n",
     "waiting_input": "flow: f\nslots: {n: {type: integer}}\nsteps:\n  - {id: ask, collect: n}\n",
+    "waiting_clarification": (
+        "flow: f\nsteps:\n"
+        "  - {id: which, clarify: {questions: [{id: part, text: Part, options: [am, pm]}]}}\n"
+    ),
+    "waiting_acceptance": (
+        "flow: f\nsteps:\n"
+        "  - {id: gate, accept: {title: Go}, accepted: over, rejected: over, while_waiting: Later.}\n"
+        "  - {id: over, end: completed}\n"
+    ),
     "waiting_timer": "flow: f\nsteps:\n  - {id: w, wait: {for: 5m}, while_waiting: Later.}\n",
     "waiting_event": "flow: f\nsteps:\n  - {id: w, wait: {event: paid}, while_waiting: Later.}\n",
     "paused": "flow: f\nsteps:\n  - {id: human, handoff: support}\n",
@@ -28,7 +37,9 @@ FLOWS: Final = {
 STATUSES: Final = ("none", *FLOWS)
 AT_REST: Final = ("none", "completed", "failed")
 REFUSALS: Final = ("conversation_not_found", "conversation_busy", "wrong_state", "pending_not_found")
-WAITS: Final = ("waiting_input", "waiting_timer", "waiting_event")
+WAITS: Final = (
+    "waiting_input", "waiting_clarification", "waiting_acceptance", "waiting_timer", "waiting_event",
+)  # fmt: skip
 
 COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "process": {"content": {"type": "text", "text": "7", "payload": None, "metadata": {}}, "user_id": "u1"},
@@ -121,11 +132,34 @@ def test_the_table_has_every_cell() -> None:
     }
 
 
-@pytest.mark.parametrize("status", ["waiting_timer", "waiting_event"])
+@pytest.mark.parametrize("status", ["waiting_acceptance", "waiting_timer", "waiting_event"])
 async def test_a_message_to_a_wait_gets_the_steps_words(status: str) -> None:
     async with in_status(status) as talk:
         await talk.say("and?")
         assert (await talk.texts())[-1] == "Later."
+
+
+DECISIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "waiting_clarification": ("clarification", {"answers": {"part": "am"}}),
+    "waiting_acceptance": ("acceptance", {"accepted": True}),
+}
+
+
+@pytest.mark.parametrize("status", DECISIONS)
+async def test_a_decision_goes_by_its_request_also_while_it_is_paused(status: str) -> None:
+    """It is taken in the pause and followed behind it; who comes later learns who decided."""
+    kind, body = DECISIONS[status]
+    async with in_status(status) as talk:
+        execution = (await talk.record()).execution
+        assert execution is not None
+        body = {**body, "pending_id": execution.pending[0].pending_id}
+        await talk.send("pause", {"reason": "r"}, who=OPERATOR)
+        assert (await talk.send(kind, body)).status == "completed"
+        assert (await talk.record()).status == "paused"
+        with pytest.raises(Refused, match="pending_resolved"):
+            await talk.send(kind, body)
+        await talk.send("resume", {"comment": "c"}, who=OPERATOR)
+        assert (await talk.record()).status == "completed"
 
 
 @pytest.mark.parametrize("status", ["running", *WAITS, "paused"])

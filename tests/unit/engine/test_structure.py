@@ -152,6 +152,28 @@ async def test_a_digression_keeps_the_timer_of_the_wait_below_it() -> None:
         assert replies(await talk.say("tomorrow")) == ["Nine to five.", "Got nothing."]
 
 
+async def test_a_timer_below_a_digression_that_runs_an_effect_is_noted_once() -> None:
+    """It neither disturbs the effect nor stays due while that runs."""
+    gate = asyncio.Event()
+
+    async def run(context: Any) -> None:
+        await gate.wait()
+
+    hours = HOURS.replace('say: "Nine to five."', "action: lab.run, effect: write, timeout: 1h")
+    async with Talk(waiting("{for: 5s}"), hours, actions={"lab.run": run}) as talk:
+        await talk.say("go", flow_id="wait")
+        await talk.say("your hours?")
+        await talk.wait(5_000)
+        record = await talk.record()
+        assert record.lease is not None
+        assert (record.status, record.wake_at) == ("running", record.lease.until)
+        await talk.wait(5_000, sweep=False)  # the lease is renewed
+        assert (await talk.record()).wake_at == talk.clock.now() + 15_000
+        gate.set()
+        await talk.rest()
+        assert (await talk.texts())[-1] == "Got nothing."
+
+
 async def test_a_signal_to_a_wait_below_a_digression_is_kept() -> None:
     async with Talk(waiting("{event: paid}"), ASKING_HOURS) as talk:
         await talk.say("go", flow_id="wait")
