@@ -17,7 +17,6 @@ CHANGING: Final = frozenset(
         "pending.resolved",
         "pending.expired",
         "handoff.requested",
-        "execution.waiting",
         "execution.resumed",
         "execution.paused",
         "execution.completed",

@@ -740,7 +740,12 @@ class Engine:
             config=self._catalog.config(),
             report=report,
             log=logging.LoggerAdapter(
-                logging.getLogger("parley.actions"), {"conversation_id": key[1], "step_id": attempt.step_id}
+                logging.getLogger("parley.actions"),
+                {
+                    "conversation_id": key[1],
+                    "step_id": attempt.step_id,
+                    "correlation_id": execution.correlation_id if execution else None,
+                },
             ),
         )
 

@@ -1,5 +1,6 @@
 """Lists of executions and inboxes: who is found, in which order, and that a page shifts under nobody."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -169,6 +170,16 @@ async def test_what_a_lost_race_would_have_changed_is_not_listed(store: Store) -
     assert await store.commit(stale) is CommitOutcome.CONFLICT
     assert await store.executions(TENANT, ExecutionFilter(status="failed")) == []
     assert await store.waiting(TENANT, ["user:u"]) == []
+
+
+async def test_commits_that_are_on_their_way_at_once_are_listed_as_the_last_one_says(store: Store) -> None:
+    first = await committed(store, conversation(), execution=active(START))
+    paused = next_commit(first, execution=active(START + 1, status="paused"))
+    back = next_commit(paused.record, execution=active(START + 2))
+    outcomes = await asyncio.gather(store.commit(paused), store.commit(back))
+    assert set(outcomes) == {CommitOutcome.COMMITTED}
+    assert await store.executions(TENANT, ExecutionFilter(status="paused")) == []
+    assert ids(await store.executions(TENANT, ExecutionFilter(status="waiting_input"))) == [ID]
 
 
 async def test_a_queued_command_changes_no_list(store: Store) -> None:

@@ -251,6 +251,8 @@ async def test_a_list_has_ones_own_without_a_scope(server: RunningServer) -> Non
     for query in ("", "?user_id=u1"):
         listed = (await call(server, "GET", f"/executions{query}")).json["executions"]
         assert [execution["execution_id"] for execution in listed] == [mine]
+    page = (await call(server, "GET", "/executions?limit=1")).json
+    assert ([execution["execution_id"] for execution in page["executions"]], page["cursor"]) == ([mine], None)
     assert (await call(server, "GET", "/executions?user_id=u2")).json["executions"] == []
     assert (await call(server, "GET", "/executions", who=FOREIGN)).json["executions"] == []
 
@@ -386,6 +388,7 @@ async def test_a_wrong_value_is_refused_by_its_field(
         ("/executions?cursor=x", "cursor"),
         ("/executions?cursor=W10", "cursor"),
         ("/executions?cursor=%C3%A9", "cursor"),
+        ("/executions?cursor=WzEsMl0", "cursor"),
         ("/executions?status=odd", "status"),
         ("/executions?since=yesterday", "since"),
         ("/executions?since=2026-01-01", "since"),
