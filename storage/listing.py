@@ -125,6 +125,28 @@ def is_same(one: Listing | None, other: Listing | None) -> bool:
     return one[:4] == other[:4] and one.active_at // ACTIVITY_MS == other.active_at // ACTIVITY_MS
 
 
+def says_it_all(record: Conversation, listing: Listing | None, waits: tuple[Wait, ...]) -> bool:
+    """Tell whether ``listing`` and ``waits`` are what the record needs: what each commit asks, so it is quick.
+
+    The same as ``is_same(listing_of(record), listing) and waits_of(record) == waits``.
+    """
+    execution = record.execution
+    if execution is None or listing is None:
+        return execution is None and listing is None and not waits
+    if (
+        execution.status != listing.status
+        or execution.flow_id != listing.flow_id
+        or execution.updated_at // ACTIVITY_MS != listing.active_at // ACTIVITY_MS
+        or record.user_id != listing.user_id
+        or execution.project_id != listing.project_id
+    ):
+        return False
+    for pending in execution.pending:
+        if pending.kind != "input":
+            return waits_of(record) == waits
+    return not waits if execution.status != "paused" else waits_of(record) == waits
+
+
 def waits_of(record: Conversation) -> tuple[Wait, ...]:
     """Return what of the record waits for people: open acceptances and clarifications, a hand-off.
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from storage.base import Commit
 from storage.codec import encode_events, encode_record
-from storage.listing import Listing, Wait, is_same, listing_of, waits_of
+from storage.listing import Listing, Wait, listing_of, says_it_all, waits_of
 from storage.models import Conversation, InboxEntry, TimeMs
 from storage.rules import digest, execution_of, stored_batch, with_command
 from storage.sqlite.queries import ended_text, load
@@ -90,9 +90,9 @@ def commit_rows(commit: Commit, known: Known | None) -> CommitRows:
 
 def _listed_rows(record: Conversation, known: Known | None) -> ListedRows | None:
     """Return what lists and inboxes have to be told; None where they know."""
-    listing, waits = listing_of(record), waits_of(record)
-    if known is not None and waits == known.waits and is_same(listing, known.listing):
+    if known is not None and says_it_all(record, known.listing, known.waits):
         return None
+    listing, waits = listing_of(record), waits_of(record)
     key = (record.tenant_id, record.conversation_id)
     waiting = None
     if known is None or waits != known.waits:
