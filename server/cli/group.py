@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "smoke": "Walk through what clients rely on, against a server that runs.",
     "config": "Tell the settings, and where each comes from.",
     "doctor": "Look for what would keep a server here from working, and say how to mend it.",
+    "test": "Run the tests of flows, in memory and in virtual time.",
     "token": "Print a token for a user.",
     "completion": "Print the script that completes commands in a shell.",
     "version": "Print the version.",

@@ -382,6 +382,13 @@ class Node:
             return JsonTemplate.constant(None)
         return compile_json_template(plain(tree))
 
+    def tree(self, key: str, *, required: bool = False, null: bool = False) -> Tree | None:
+        """Return what stands at ``key``, for readers of their own; with ``null``, null as such."""
+        self._asked.add(key)
+        if null and key in self._fields:
+            return self._fields[key][1]
+        return self._get(key, required)
+
     # -- structure ---------------------------------------------------------------------------------
 
     def mapping(self, key: str, *, required: bool = False, what: str | None = None) -> "Node | None":

@@ -79,25 +79,27 @@ def plain(tree: Tree) -> Any:
     return {key: plain(value) for key, (_, value) in tree.fields.items()}
 
 
-def read_source(source: str, file: str) -> tuple[Tree, tuple[Problem, ...]]:
+def read_source(source: str, file: str, what: str = "a flow") -> tuple[Tree, tuple[Problem, ...]]:
     """Read YAML or JSON text; return the tree and the problems that leave one (duplicate keys).
+
+    ``what`` is what the file should hold, in the words of problems.
 
     Raises:
         SourceInvalid: too large, too deep, empty, or neither YAML nor JSON.
     """
     if len(source) > MAX_SOURCE_BYTES or len(source.encode("utf-8", "replace")) > MAX_SOURCE_BYTES:
-        raise _invalid(file, 1, 1, "too-large", f"a flow may have at most {MAX_SOURCE_BYTES // 1024} KiB")
+        raise _invalid(file, 1, 1, "too-large", f"{what} may have at most {MAX_SOURCE_BYTES // 1024} KiB")
     for position, character in enumerate(source):
         if "\ud800" <= character <= "\udfff" or character == "\0":
             line, column = _place(source, position)
             raise _invalid(file, line, column, "syntax", "this character may not stand in a file")
     is_json = file.endswith(".json") or _is_json(source)
     if is_json:
-        _check_json(source, file)
+        _check_json(source, file, what)
         source = source.replace(
             "\t", " "
         )  # JSON's texts hold no raw tabs, and YAML takes none between tokens
-    return _Composer(source, file, is_json).compose()
+    return _Composer(source, file, is_json, what).compose()
 
 
 def _is_json(source: str) -> bool:
@@ -110,7 +112,7 @@ def _is_json(source: str) -> bool:
     return True
 
 
-def _check_json(source: str, file: str) -> None:
+def _check_json(source: str, file: str, what: str) -> None:
     if not source.strip():
         return
     try:
@@ -119,7 +121,7 @@ def _check_json(source: str, file: str) -> None:
         message = f"this is no JSON: {error.msg[:1].lower()}{error.msg[1:]}"
         raise _invalid(file, error.lineno, error.colno, "syntax", message) from None
     except (ValueError, RecursionError):
-        raise _invalid(file, 1, 1, "too-deep", f"a flow may be nested at most {MAX_DEPTH} deep") from None
+        raise _invalid(file, 1, 1, "too-deep", f"{what} may be nested at most {MAX_DEPTH} deep") from None
 
 
 def _invalid(file: str, line: int, column: int, rule: str, message: str) -> SourceInvalid:
@@ -172,7 +174,8 @@ _LINE_BREAK: Final = re.compile("\r\n|[\n\r]")
 class _Composer:
     """Builds the tree from the parser's events, without recursion."""
 
-    def __init__(self, source: str, file: str, is_json: bool) -> None:
+    def __init__(self, source: str, file: str, is_json: bool, what: str) -> None:
+        self.what = what
         self.source = source
         self.lines = _LINE_BREAK.split(source)
         self.file = file
@@ -192,7 +195,7 @@ class _Composer:
         except (YAMLError, ValueError, RecursionError):
             raise _invalid(self.file, 1, 1, "syntax", "this is no YAML") from None
         if self.root is None or (isinstance(self.root, Leaf) and self.root.value is None):
-            raise _invalid(self.file, 1, 1, "empty-file", "the file is empty; it should hold a flow")
+            raise _invalid(self.file, 1, 1, "empty-file", f"the file is empty; it should hold {self.what}")
         return self.root, tuple(self.problems)
 
     def _events(self) -> Iterator[Any]:
@@ -210,7 +213,9 @@ class _Composer:
     def _take(self, event: Any) -> None:
         if isinstance(event, yaml_events.DocumentStartEvent):
             if self.root is not None:
-                raise self._refuse(event, "syntax", "a file holds one flow; this is a second document")
+                raise self._refuse(
+                    event, "syntax", f"a file is one document, with {self.what}; this is a second one"
+                )
         elif isinstance(event, yaml_events.ScalarEvent):
             self._scalar(event)
         elif isinstance(event, yaml_events.AliasEvent):
@@ -226,7 +231,7 @@ class _Composer:
 
     def _open(self, event: Any) -> None:
         if len(self.stack) >= MAX_DEPTH:
-            raise self._refuse(event, "too-deep", f"a flow may be nested at most {MAX_DEPTH} deep")
+            raise self._refuse(event, "too-deep", f"{self.what} may be nested at most {MAX_DEPTH} deep")
         self._check_tag(event)
         if self.stack and self.stack[-1].is_mapping and self.stack[-1].key is None:
             raise self._refuse(event, "wrong-type", "a key is a text")
@@ -291,7 +296,7 @@ class _Composer:
             raise self._refuse(event, "syntax", f"there is no anchor &{event.anchor} above")
         tree, size, depth = self.anchors[event.anchor]
         if len(self.stack) + depth > MAX_DEPTH:
-            raise self._refuse(event, "too-deep", f"a flow may be nested at most {MAX_DEPTH} deep")
+            raise self._refuse(event, "too-deep", f"{self.what} may be nested at most {MAX_DEPTH} deep")
         self._add(tree, size, None, event)
 
     def _add(self, tree: Tree, size: int, anchor: str | None, event: Any = None) -> None:
@@ -304,7 +309,7 @@ class _Composer:
                 tree.line,
                 tree.column,
                 "too-large",
-                f"a flow may have at most {MAX_NODES:,} values",
+                f"{self.what} may have at most {MAX_NODES:,} values",
             )
         if not self.stack:
             self.root = tree
