@@ -126,7 +126,7 @@ def is_same(one: Listing | None, other: Listing | None) -> bool:
 
 
 def says_it_all(record: Conversation, listing: Listing | None, waits: tuple[Wait, ...]) -> bool:
-    """Tell whether ``listing`` and ``waits`` are what the record needs: what each commit asks, so it is quick.
+    """Tell whether ``listing`` and ``waits`` are what the record needs. Each commit asks, so it is quick.
 
     The same as ``is_same(listing_of(record), listing) and waits_of(record) == waits``.
     """
