@@ -152,6 +152,20 @@ async def test_a_digression_keeps_the_timer_of_the_wait_below_it() -> None:
         assert replies(await talk.say("tomorrow")) == ["Nine to five.", "Got nothing."]
 
 
+async def test_a_timer_below_a_digression_that_waits_itself_leaves_that_alone() -> None:
+    hours = HOURS.replace('say: "Nine to five."', "wait: {for: 10m}")
+    async with Talk(waiting("{for: 5m}"), hours) as talk:
+        await talk.say("go", flow_id="wait")
+        await talk.say("your hours?")
+        await talk.wait(5 * MINUTE_MS)
+        record = await talk.record()
+        assert (record.status, record.wake_at) == ("waiting_timer", talk.clock.now() + 5 * MINUTE_MS)
+        assert await talk.events("execution.resumed") == []
+        await talk.wait(5 * MINUTE_MS)
+        assert (await talk.texts())[-1] == "Got nothing."
+        assert len(await talk.events("execution.resumed")) == 1
+
+
 async def test_a_timer_below_a_digression_that_runs_an_effect_is_noted_once() -> None:
     """It neither disturbs the effect nor stays due while that runs."""
     gate = asyncio.Event()
