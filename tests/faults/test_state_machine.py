@@ -38,7 +38,7 @@ RUNS = {"memory": 900, "split": 900, "sqlite": 220}
 SCALE = float(os.environ.get("PARLEY_TEST_SCALE", "1"))
 CONVERSATIONS = ("c1", "c2")
 KINDS = ("reset", "cancel", "signal", "signal", "pause", "resume", "resume", "retry")
-TEXTS = ("milk", "milk", "bread please", "nonsense", "/restart")
+TEXTS = ("milk", "milk", "bread please", "bread please", "nonsense", "/restart")
 
 
 @contextmanager
@@ -85,6 +85,20 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), kind=st.sampled_from(KINDS))
     def command(self, at: int, where: str, kind: str) -> None:
         self.do(self.world.send(at, where, kind, "paid"))
+
+    @rule(at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), accepted=st.booleans(),
+          request=st.sampled_from([-1, -1, 0]))  # fmt: skip
+    def decide(self, at: int, where: str, accepted: bool, request: int) -> None:
+        self.do(self.world.decide(at, where, accepted, request))
+
+    @rule(where=st.sampled_from(CONVERSATIONS), accepted=st.tuples(st.booleans(), st.booleans()))
+    def decide_twice_at_the_deadline(self, where: str, accepted: tuple[bool, bool]) -> None:
+        """Both instances are asked, and both sweep, in whatever order the awaits then come."""
+        self.do(self.world.decide(0, where, accepted[0], -1))
+        self.do(self.world.advance(4_000))
+        self.do(self.world.decide(1, where, accepted[1], -1))
+        self.do(self.world.sweep(0))
+        self.do(self.world.sweep(1))
 
     @precondition(lambda self: self.world.sent)
     @rule(at=st.integers(0, 1), which=st.integers(0, 30))
@@ -185,6 +199,7 @@ class EngineMachine(RuleBasedStateMachine):
                 check_commands([s for s in world.sent if s.conversation_id == conversation_id], batches)
                 check_publications(world, record, batches)
                 check_fold(record, batches)
+                check_requests(record, batches)
         check_effects(world)
 
 
@@ -277,6 +292,20 @@ def check_fold(record: Conversation, batches: list[EventBatch]) -> None:
     assert variables == dict(record.variables)
     assert messages == record.message_count
     assert status == record.status
+
+
+def check_requests(record: Conversation, batches: list[EventBatch]) -> None:
+    """Each request is decided, or closed by time or by the flow, once; who came second was told."""
+    requested = [e.data["pending_id"] for e in _events(batches) if e.type == "acceptance.requested"]
+    ended = Counter(
+        event.data["pending_id"]
+        for event in _events(batches)
+        if event.type in ("pending.resolved", "pending.expired")
+    )
+    known = record.execution.pending if record.execution is not None else ()
+    still = {p.pending_id for p in known if p.kind == "acceptance" and p.decided is None}
+    assert all(ended[pending_id] == (pending_id not in still) for pending_id in requested), (ended, still)
+    assert set(ended) <= set(requested)
 
 
 def _events(batches: list[EventBatch]) -> Iterator[Event]:

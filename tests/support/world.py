@@ -47,6 +47,11 @@ steps:
     retry: {max: 2, delay: 1s, on: [unavailable]}
     save: variables.found
     on_error: sorry
+  - id: gate
+    if: "slots.what == 'bread'"
+    accept: {title: "Buy ${slots.what}?", deadline: 4s, on_timeout: {decide: accept}}
+    accepted: buy
+    rejected: sorry
   - id: buy
     action: shop.buy
     effect: write
@@ -313,6 +318,24 @@ class World:
         if kind == "process":
             body = {**body, "content": {"text": text}, "on_busy": on_busy, "user_id": OWNER.user_id}
         sent = Sent(conversation_id, Command(kind, conversation_id, key, f"hash-{key}", body))
+        self.sent.append(sent)
+        await self.resend(index, sent)
+
+    async def decide(self, index: int, conversation_id: str, accepted: bool, request: int) -> None:
+        """Accept or reject one of the requests that the conversation knows, open or not."""
+        record = await self.store.load(TENANT, conversation_id)
+        known = record.execution.pending if record is not None and record.execution is not None else ()
+        made = [pending for pending in known if pending.kind == "acceptance"]
+        pending = made[request % len(made)] if made else None
+        key = f"key-{len(self.sent):06d}"
+        body = {
+            "type": "acceptance",
+            "conversation_id": conversation_id,
+            "pending_id": pending.pending_id if pending is not None else "none",
+            "accepted": accepted,
+            "digest": pending.digest if pending is not None else None,
+        }
+        sent = Sent(conversation_id, Command("acceptance", conversation_id, key, f"hash-{key}", body))
         self.sent.append(sent)
         await self.resend(index, sent)
 
