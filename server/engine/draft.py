@@ -359,7 +359,12 @@ class Draft:
         if frame is not None and frame.parent is not None:
             self.check_room(name, value, frame.variables)
             frame.variables = {**frame.variables, name: value}
-            return
+        else:
+            self.set_root_variable(name, value, expose=expose)
+
+    def set_root_variable(self, name: str, value: Any, *, expose: bool = False) -> None:
+        """Set a variable of the outermost frame, wherever the execution stands."""
+        self._context = None
         self.check_room(name, value, self.variables)
         if expose and name not in self.exposed:
             self.exposed = (*self.exposed, name)

@@ -18,6 +18,7 @@ pause           wrong_state    at the next pauses           pauses              
                                safe point
 resume          wrong_state    wrong_state wrong_state      wrong_state           goes on
 retry           where a step failed, at that step; else ``wrong_state``
+context         wrong_state    (the inbox) done             done                  done
 cancel          wrong_state    pre-empts   ends             ends                  ends
 reset           done           pre-empts   done             done                  done
 =============== ============== =========== ================ ===================== ==================

@@ -59,7 +59,7 @@ MAX_MISSES: Final = 8
 LANE_LIMIT: Final = 64
 """How many inputs of one conversation may wait in memory; more are told to come back."""
 SETTLE_TRIES: Final = 6
-QUEUED: Final = {"process": "enqueue", "signal": "enqueue", "start": "reject"}
+QUEUED: Final = {"process": "enqueue", "signal": "enqueue", "context": "enqueue", "start": "reject"}
 """The commands that wait while an effect runs, with what ``on_busy`` is where they do not say."""
 
 

@@ -4,12 +4,13 @@ What is missing, deleted, another tenant's or another owner's is answered alike:
 """
 
 import asyncio
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from protocol.codec import validate
+from protocol.codec import hash_body, validate
 from protocol.errors import ErrorCode, Refused
 from protocol.frames import Process, Reset
 from server.auth.principal import Principal
@@ -46,6 +47,22 @@ def command(
     frame = validate(fields, services.limits)
     assert isinstance(frame, Process | Reset)
     return command_of(frame, principal, correlation_id=origin.correlation_id, request_id=origin.request_id)
+
+
+def amendment(
+    principal: Principal, conversation_id: str, body: Mapping[str, Json], origin: Origin
+) -> Command:
+    """Return the command that sets slots and variables; ``body`` is a validated ``ContextBody``."""
+    fields = {**body, "type": "context", "conversation_id": conversation_id}
+    return Command(
+        "context",
+        conversation_id,
+        origin.key or secrets.token_hex(16),
+        hash_body(fields, principal.user_id),
+        {**fields, "user_id": principal.user_id},
+        correlation_id=origin.correlation_id,
+        request_id=origin.request_id,
+    )
 
 
 def _one_key(header: str | None, field: str | None) -> str | None:

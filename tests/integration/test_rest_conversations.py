@@ -498,3 +498,48 @@ async def test_streams_are_connections(tmp_path: Path) -> None:
             with pytest.raises(TimeoutError):
                 await events.next(timeout=0.2)
         await let_go(server)
+
+
+# --- amending -------------------------------------------------------------------------------------
+
+
+async def test_slots_are_amended_and_told_to_who_watches(server: RunningServer) -> None:
+    await say(server, "hi")
+    client = await server.connect(conversation_id="c1")
+    await client.until("snapshot")
+    body = {"slots": {"colour": "green"}}
+    answer = await call(server, "PATCH", "/conversations/c1/context", body, Idempotency_Key=KEY)
+    assert (answer.status, answer.json["status"], answer.json["command_id"]) == (200, "completed", KEY)
+    kinds = [event["type"] for event in (await client.until("events"))["events"]]
+    assert kinds == ["slots.updated", "turn.completed"]
+    assert (await get(server, "c1/context")).json["slots"] == {"colour": "green"}
+    again = await call(server, "PATCH", "/conversations/c1/context", body, Idempotency_Key=KEY)
+    assert again.json["duplicate"] is True
+    texts_ = texts((await say(server, "Ada")).json)
+    assert texts_ == ["Hello Ada, you like green."]
+
+
+async def test_who_may_not_amend_changes_nothing(server: RunningServer) -> None:
+    await say(server, "hi")
+
+    async def amend(body: dict[str, Any], who: str | None = None) -> tuple[int, str]:
+        return refusal(await call(server, "PATCH", "/conversations/c1/context", body, who=who))
+
+    assert await amend({"slots": {"name": "Eve"}}, STRANGER) == (404, "conversation_not_found")
+    assert await amend({"slots": {"name": "Eve"}}, READER) == (404, "conversation_not_found")
+    assert await amend({"variables": {"x": 1}}) == (403, "permission_denied")
+    assert await amend({"slots": {"colour": "pink"}}) == (400, "bad_request")
+    assert await amend({"slots": 1}) == (400, "bad_request")
+    assert (await get(server, "c1/context")).json["slots"] == {}
+
+
+async def test_while_an_effect_runs_an_amendment_waits_its_turn(server: RunningServer) -> None:
+    await say(server, "w", flow_id="slow", Prefer="respond-async")
+    await gate("w")
+    body = {"slots": {"name": "Ada"}}
+    amending = asyncio.create_task(call(server, "PATCH", "/conversations/c1/context", body))
+    await asyncio.sleep(0.1)
+    gates["w"].open()
+    answer = await amending
+    assert (answer.status, answer.json["status"]) == (200, "failed")
+    assert answer.json["result"]["error"]["code"] == "wrong_state"  # by then the flow had ended

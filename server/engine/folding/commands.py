@@ -7,6 +7,7 @@ from typing import Any
 from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
 from server.engine.draft import Draft, json_bytes
+from server.engine.folding.amending import amend
 from server.engine.folding.decisions import decide
 from server.engine.folding.ending import abandon_attempts, end_execution
 from server.engine.folding.messages import process
@@ -38,6 +39,8 @@ def run_command(draft: Draft, command: Command, principal: Principal, *, created
             _retry(draft, command)
         case "signal":
             _signal(draft, command)
+        case "context":
+            amend(draft, command, principal)
         case "acceptance" | "clarification":
             decide(draft, command, principal)
         case other:

@@ -58,6 +58,13 @@ class ResetBody(Body):
     idempotency_key: IdempotencyKey | None = None
 
 
+class ContextBody(Body):
+    """Sets slots and variables of the flow that runs, by name; ``null`` clears a slot."""
+
+    slots: dict[str, Json] = Field(default_factory=dict)
+    variables: dict[str, Json] = Field(default_factory=dict)
+
+
 class StartBody(Body):
     """Starts a flow, in a conversation of its own or in one that exists.
 

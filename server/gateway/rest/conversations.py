@@ -10,8 +10,8 @@ from starlette.routing import Route
 from protocol.codec import MAX_NUMBER
 from protocol.errors import ErrorCode, Refused
 from server.engine.types import Accepted, Command
-from server.gateway.rest.api import Api, Asked
-from server.gateway.rest.bodies import Body, NewConversationBody, ProcessBody, ResetBody
+from server.gateway.rest.api import Api, Asked, arguments
+from server.gateway.rest.bodies import Body, ContextBody, NewConversationBody, ProcessBody, ResetBody
 from server.gateway.rest.envelope import exchange_of, json_response
 from server.gateway.rest.event_stream import ConversationStream, read_place
 from server.gateway.rest.pages import read_limit
@@ -48,7 +48,7 @@ class ConversationRoutes:
             route(f"{ONE}/process", POST=self.process),
             route(f"{ONE}/state", GET=self.state),
             route(f"{ONE}/reset", POST=self.reset),
-            route(f"{ONE}/context", GET=self.context),
+            route(f"{ONE}/context", GET=self.context, PATCH=self.amend),
             route(f"{ONE}/history", GET=self.history),
             route(f"{ONE}/events", GET=self.events),
         ]
@@ -91,6 +91,15 @@ class ConversationRoutes:
         asked.query(frozenset())
         id_ = _conversation_id(asked)
         return json_response(await conversations.show_context(self._services, asked.principal, id_))
+
+    async def amend(self, asked: Asked) -> Response:
+        """Set slots and variables: a receipt."""
+        asked.query(frozenset())
+        id_ = _conversation_id(asked)
+        body = arguments(await asked.body(ContextBody))
+        command = conversations.amendment(asked.principal, id_, body, asked.origin())
+        accepted = await conversations.settled(self._services, command, asked.principal, DEFAULT_WAIT_S)
+        return self._receipt(asked, command, accepted)
 
     async def history(self, asked: Asked) -> Response:
         """Show messages, the newest before ``before``, oldest first: ``{messages, before}``."""
