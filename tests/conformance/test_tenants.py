@@ -39,6 +39,7 @@ async def update(store: Store, tenant_id: str, id_: str) -> CommitOutcome:
 
 ASKED: dict[str, Ask] = {
     "load": lambda s, t, c: s.load(t, c),
+    "load_many": lambda s, t, c: s.load_many([(t, c)]),
     "commit": update,
     "renew": lambda s, t, c: s.renew(t, c, 1, "i1", NOW + 99, NOW + 99),
     "enqueue": lambda s, t, c: s.enqueue(t, c, entry("k9"), NOW),
