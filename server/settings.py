@@ -358,7 +358,10 @@ class Settings(BaseModel):
                     '`export PARLEY_JWT_SECRET="$(openssl rand -hex 32)"`, or use `parley dev`',
                 )
             )
-        values = {**(defaults or {}), **{name: given.value for name, given in found.items()}}
+        values = {
+            **(defaults or {}),
+            **{name: given.value for name, given in found.items() if not _is_unset(name, given)},
+        }
         problems += _field_problems(values, found)
         for name, message in _combination_problems(values):
             problems.append(Problem(_shown_name(name, found), _source(name, found), message))
@@ -407,6 +410,11 @@ class _Given:
     value: Any
     name: str  # as it was written: PARLEY_PORT, port, --port
     source: str
+
+
+def _is_unset(name: str, given: _Given) -> bool:
+    """Tell whether an empty text stands for nothing: compose files pass what is not set so."""
+    return given.value == "" and Settings.model_fields[name].default is None
 
 
 def _collect(
