@@ -13,6 +13,7 @@ import pytest
 from server.cli.group import COMMANDS, command
 from server.engine.flow.loader import compile_flow
 from server.settings import Settings
+from server.testing.reader import read_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -77,9 +78,11 @@ def test_every_fenced_block_says_what_it_is() -> None:
 
 
 @each("yaml")
-def test_a_flow_on_a_page_compiles(snippet: Snippet) -> None:
-    flow = compile_flow(snippet.text, snippet.page.name)
-    assert not flow.warnings
+def test_a_flow_on_a_page_compiles_and_a_test_is_one(snippet: Snippet) -> None:
+    if re.search(r"^tests:", snippet.text, re.MULTILINE):
+        read_suite(snippet.text, snippet.page.name)
+    else:
+        assert not compile_flow(snippet.text, snippet.page.name).warnings
 
 
 @each("python")
