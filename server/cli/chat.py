@@ -18,6 +18,8 @@ from server.cli.project import Project
 if TYPE_CHECKING:
     from parley_client import ConnectionEvent
 
+    from server.cli.recorder import Recorder
+
 
 @click.command()
 @with_project
@@ -36,6 +38,13 @@ if TYPE_CHECKING:
     help="How long to try to reach the server.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each event.")
+@click.option(
+    "--record",
+    "record_to",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a new conversation down as a test for `parley test`, with what is personal masked.",
+)
 def chat(
     place: Path | None,
     conversation: str | None,
@@ -45,6 +54,7 @@ def chat(
     token: str | None,
     wait_s: float,
     as_json: bool,
+    record_to: Path | None,
 ) -> int:
     """Talk to a server from the terminal.
 
@@ -54,7 +64,13 @@ def chat(
     prints that; then the exit code is 1 if something was refused.
     """
     project = Project.at(place)
-    access = access_to(project, "chat", url=url, token=token, user_id=user_id)
+    if record_to is not None and conversation is not None:
+        raise CliError(
+            "--record writes a conversation down from its beginning: leave --conversation away.", USAGE
+        )
+    recorder = _recorder(project, record_to)
+    scopes = ("conversations:inspect",) if recorder is not None else ()  # stubs need what actions saved
+    access = access_to(project, "chat", url=url, token=token, user_id=user_id, scopes=scopes)
     plan = _Plan(
         command=project.command("chat"),
         url=access.url,
@@ -63,6 +79,7 @@ def chat(
         flow_id=flow_id,
         wait_s=wait_s,
         as_json=as_json,
+        recorder=recorder,
     )
     return asyncio.run(_chat(plan))
 
@@ -76,6 +93,13 @@ class _Plan:
     flow_id: str | None
     wait_s: float
     as_json: bool
+    recorder: "Recorder | None"
+
+
+def _recorder(project: Project, file: Path | None) -> "Recorder | None":
+    from server.cli.recorder import Recorder
+
+    return Recorder.of(project, file) if file is not None else None
 
 
 async def _chat(plan: _Plan) -> int:
@@ -101,7 +125,7 @@ async def _chat(plan: _Plan) -> int:
         async with parley:
             if lively:
                 screen.notice(f"Connected to {plan.url}. /help tells what you can do here.")
-            return await Talk(
+            talk = Talk(
                 parley,
                 screen,
                 lines,
@@ -110,6 +134,12 @@ async def _chat(plan: _Plan) -> int:
                 conversation_id=plan.conversation_id,
                 flow_id=plan.flow_id,
                 again=plan.command,
-            ).run()
+                on_enter=plan.recorder.listen if plan.recorder is not None else None,
+            )
+            try:
+                return await talk.run()
+            finally:
+                if plan.recorder is not None and await plan.recorder.finish():
+                    screen.notice("The chat is written down; look through it before you keep it.")
     except ParleyError as error:
         raise CliError(why_ended(plan.url, error), UNREACHABLE) from None

@@ -58,6 +58,7 @@ class Talk:
         conversation_id: which conversation to go on with; None is a new one.
         flow_id: which flow to start with.
         again: the command that comes back.
+        on_enter: is told each conversation before anything happens in it.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Talk:
         conversation_id: str | None,
         flow_id: str | None,
         again: str,
+        on_enter: Callable[[AsyncConversation], None] | None = None,
     ) -> None:
         self._parley = parley
         self._screen = screen
@@ -79,6 +81,7 @@ class Talk:
         self._as_json = as_json
         self._flow_id = flow_id
         self._again = again
+        self._on_enter = on_enter
         self._chat = parley.conversation(conversation_id, flow_id=flow_id)
         self._time = ServerTime()
         self._interview: Interview | None = None
@@ -137,6 +140,8 @@ class Talk:
         if self._showing is not None:
             self._showing.cancel()
         self._chat = chat
+        if self._on_enter is not None:
+            self._on_enter(chat)
         await chat.ready()
         if self._lively:
             self._screen.recall(chat.messages[-10:])
