@@ -103,6 +103,11 @@ def test_the_schema_comes_along(server: Built) -> None:
     assert "protocol/schema.json" in server.files
 
 
+def test_the_page_comes_along(server: Built) -> None:
+    page = [path for path in (ROOT / "server" / "page").iterdir() if path.is_file()]
+    assert {f"server/page/{path.name}" for path in page} <= server.files.keys()
+
+
 def test_both_distributions_have_the_version_that_the_changelog_is_about(built: Built) -> None:
     version = built.metadata["Version"]
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()

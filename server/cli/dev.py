@@ -173,7 +173,7 @@ def _welcome(project: Project, settings: Settings, url: str, flow_ids: tuple[str
     return f"""\
 Parley serves {_flows(flow_ids)} on {url}
 
-Talk to it:   {project.command("chat")}
+Talk to it:   {url}/ in a browser, or {project.command("chat")}
 Token:        {token}
               (user "{DEV_USER}", 12 hours; another: {project.command("token")} --user U)
 

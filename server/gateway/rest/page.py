@@ -1,0 +1,60 @@
+"""The chat page of ``dev``: ``/`` and what it needs below ``/page/``.
+
+Its files are read once. A browser keeps them and asks each time whether they have changed (``ETag``), so
+that a server of another version is never met with an old page.
+"""
+
+import hashlib
+from collections.abc import Callable, Coroutine
+from importlib.resources import files
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_TYPES: Final = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def page_routes() -> list[Route]:
+    """Return the routes, one a file: what is no file of the page does not exist."""
+    routes = []
+    for file in files("server.page").iterdir():
+        kind = _TYPES.get(file.name.rpartition(".")[2])
+        if kind is not None:
+            path = "/" if file.name == "index.html" else f"/page/{file.name}"
+            routes.append(Route(path, _serving(file.read_bytes(), kind), methods=["GET"]))
+    return routes
+
+
+def _serving(body: bytes, kind: str) -> _Handler:
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {
+        "etag": etag,
+        "cache-control": "no-cache",
+        "content-security-policy": CONTENT_SECURITY_POLICY,
+        "cross-origin-resource-policy": "same-origin",
+    }
+
+    async def serve(request: Request) -> Response:
+        if _is_known(etag, request.headers.getlist("if-none-match")):
+            return Response(None, 304, headers)
+        return Response(body, 200, {**headers, "content-type": kind})
+
+    return serve
+
+
+def _is_known(etag: str, given: list[str]) -> bool:
+    """Compare weakly, as RFC 9110, 13.1.2 wants it: a proxy that compressed the body says ``W/``."""
+    tags = {tag.strip().removeprefix("W/") for line in given for tag in line.split(",")}
+    return etag in tags or "*" in tags
