@@ -1,11 +1,12 @@
 """``parley test``."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from server.testing.suite import Suite
 
 TESTS: Final = "tests"
+SOURCES: Final = (*FLOW_ENDINGS, ".py", ".toml")
 
 
 @click.command()
@@ -261,11 +263,40 @@ def _watch(paths: Sequence[Path]) -> int:
 
     command = [sys.executable, "-m", "server", *(word for word in _typed() if word != "--watch")]
     folders = {_watched(path) for path in paths}
-    subprocess.run(command, check=False)  # noqa: S603 - our own command line
-    for _ in watch(*folders, step=50, debounce=300, raise_interrupt=False):
-        click.echo("", err=True)
-        subprocess.run(command, check=False)  # noqa: S603
+    seen = _sources(folders)
+    _run_apart(command)
+    click.echo("Watching for changes; Ctrl-C ends it.", err=True)
+    # The watcher is only a hint: what counts is that a source differs from what was run.
+    for _ in watch(
+        *folders, step=50, debounce=300, rust_timeout=1000, yield_on_timeout=True, raise_interrupt=False
+    ):
+        found = _sources(folders)
+        if found != seen:
+            seen = found
+            click.echo("", err=True)
+            _run_apart(command)
     return OK
+
+
+def _run_apart(command: Sequence[str]) -> None:
+    child = subprocess.Popen(command)  # noqa: S603 - our own command line
+    try:
+        child.wait()
+    except KeyboardInterrupt:
+        child.wait()  # it was told as well, or is about to end
+        raise
+
+
+def _sources(folders: Iterable[Path]) -> frozenset[tuple[str, int, int]]:
+    """Return what tells one state of the sources from another; what a run writes is none."""
+    found = set()
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        inside = path.parts[-3:]
+        if path.suffix in SOURCES and not any(part.startswith((".", "__pycache__")) for part in inside):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                found.add((str(path), stat.st_mtime_ns, stat.st_size))
+    return frozenset(found)
 
 
 def _typed() -> list[str]:

@@ -58,3 +58,15 @@ def test_a_flow_that_nobody_asked_for_counts_too() -> None:
     )
     assert [(f.flow_id, f.percent) for f in flows] == [("a", 100.0), ("b", 0.0)]
     assert percent(flows) == 50.0
+
+
+def test_what_an_acceptance_only_looks_ahead_at_is_not_covered() -> None:
+    """Its digest is made by walking to the first effect behind ``accepted``."""
+    flow = (
+        'flow: a\nsteps:\n  - {id: gate, accept: {title: "Buy?"}, accepted: told, rejected: over}\n'
+        "  - {id: told, say: Wait.}\n  - {id: buy, action: shop.buy, effect: write}\n"
+        "  - {id: over, end: completed}\n"
+    )
+    outcomes, (found,) = outcomes_of("tests: [{name: a, conversation: [{user: hi}, {reject: }]}]", flow)
+    assert [outcome.failures for outcome in outcomes] == [()]
+    assert [str(missing) for missing in found.missing] == ["gate (-> told)", "told", "buy"]

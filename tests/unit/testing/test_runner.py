@@ -55,6 +55,7 @@ NOT_MET = [
      (2, "calls", "shop.look", 'shop.look {"what": "milk", "most": 2}')),
     ("- user: milk\n  calls:\n  - action: shop.look\n    with: {most: 3}", (4, "shop.look.most", "3", "2")),
     ("- user: milk\n  called: {shop.look: 2}", (2, "called shop.look", "2 times", "1 time")),
+    ("- user: milk\n  called: {shop.look: 0}", (2, "called shop.look", "0 times", "1 time")),
     ("- user: hello\n  pending: []",
      (2, "pending", "[]", None)),
     ("- user: hello\n  pending: {kind: acceptance}", (2, "pending[0].kind", '"acceptance"', '"input"')),
@@ -222,3 +223,80 @@ def test_variables_of_the_test_stand_for_what_they_hold() -> None:
     )
     (outcome,), _ = outcomes_of(source, FLOW)
     assert told(outcome) == []
+
+
+class TestWhatWaitsAndIsSteered:
+    FLOWS = (
+        """\
+flow: pay
+default: true
+slots: {name: {type: text}}
+variables: {payment: null, greeting: null}
+steps:
+  - {id: who, collect: [name], ask: {name: "Who?"}}
+  - id: paid
+    wait: {event: payment.received, for: 2h}
+    save: variables.payment
+    while_waiting: "I am waiting for your payment."
+  - branch: [{if: "variables.payment == null", goto: late}, {else: thanks}]
+  - {id: late, say: "There was no payment.", goto: over}
+  - {id: thanks, call: thank, with: {amount: "${variables.payment.amount}"}, save: variables.greeting}
+  - {id: told, emit: payment.thanked, goto: over}
+  - {id: over, end: completed, output: "${variables.greeting}"}
+""",
+        """\
+flow: thank
+variables: {amount: 0}
+steps:
+  - {id: say, say: "Thank you for ${variables.amount}."}
+  - {id: done, end: completed, output: "thanked"}
+""",
+    )
+
+    def run(self, lines: str) -> None:
+        users = "users: {olga: {role: operator}}\n"
+        conversation = "".join(f"      {line}\n" for line in lines.strip("\n").split("\n"))
+        source = f"{users}tests:\n  - name: a\n    conversation:\n{conversation}"
+        (outcome,), _ = outcomes_of(source, *self.FLOWS)
+        assert told(outcome) == []
+
+    def test_a_timer_ends_when_its_time_has_come(self) -> None:
+        self.run(
+            "- start: pay\n  with: {name: Ada}\n  status: waiting_event\n"
+            "- user: well?\n  reply: I am waiting for your payment.\n"
+            "- wait: 119m\n  reply: []\n"
+            "- wait: 1m\n  reply: There was no payment.\n  status: completed\n  output: null\n"
+        )
+
+    def test_a_signal_brings_its_payload_and_flows_call_each_other(self) -> None:
+        self.run(
+            "- user: hello\n  reply: Who?\n- user: Ada\n"
+            "- signal: payment.sent\n  as: olga\n  refused: wrong_state\n"
+            "- signal: payment.received\n  as: olga\n  payload: {amount: 12}\n  reply: Thank you for 12.\n"
+            "  events: [{type: flow.custom, data: {name: payment.thanked}}]\n  output: thanked\n"
+        )
+
+    def test_operators_pause_and_resume(self) -> None:
+        self.run(
+            "- user: hello\n- pause: a moment\n  refused: permission_denied\n"
+            "- pause: a moment\n  as: olga\n  deadline: 1h\n  status: paused\n"
+            "- user: Ada\n  reply: []\n"
+            "- resume: go on\n  as: olga\n  status: waiting_input\n  reply: Who?\n"
+            "- pause:\n  as: olga\n  deadline: 1h\n- wait: 1h\n  status: waiting_input\n"
+        )
+
+    def test_what_failed_is_tried_again(self) -> None:
+        source = HEAD.replace("{returns: {name: milk}}", "[{returns: {no: name}}, {returns: null}]")
+        lines = "      - user: milk\n        fails: step_failed\n      - retry:\n        fails: step_failed\n"
+        (outcome,), _ = outcomes_of(source + lines)
+        assert told(outcome) == []
+
+    def test_both_flows_are_covered(self) -> None:
+        source = (
+            "tests: [{name: a, conversation: [{start: pay, with: {name: A}}, "
+            "{signal: payment.received, payload: {amount: 1}}]}]"
+        )
+        outcomes, flows = outcomes_of(source, *self.FLOWS)
+        assert [outcome.failures for outcome in outcomes] == [()]
+        entered = [(flow.flow_id, flow.steps_entered, flow.steps) for flow in flows]
+        assert entered == [("pay", 6, 7), ("thank", 2, 2)]
