@@ -13,9 +13,19 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, WebSocketRoute, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    WebSocketRoute,
+    expect,
+    sync_playwright,
+)
 
 COMMANDS = ("chromium", "chromium-browser")
+WAIT_MS = 30_000
+"""How long something may take to be seen; a busy machine takes its time."""
 WATCH = """
 addEventListener("securitypolicyviolation", ({ violatedDirective: rule, blockedURI: what }) =>
   console.error(`the policy ${rule} refused ${what}`));
@@ -34,6 +44,7 @@ def chromium() -> str | None:
 @contextlib.contextmanager
 def running_browser() -> Iterator[Browser]:
     """Run a headless browser until the block ends. Within it no event loop can run in this thread."""
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium())
         yield browser
@@ -105,7 +116,7 @@ def violations(page: Page) -> list[str]:
 def visit(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     """Have a page that is about to open ``url``; ``options`` are those of a browser context."""
     with contextlib.closing(browser.new_context(**{"locale": "en-GB", **options})) as context:
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(WAIT_MS)
         context.add_init_script(WATCH)
         page = context.new_page()
         visited = Visit(context, page, url)
