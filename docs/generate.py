@@ -1,15 +1,20 @@
 """Writes the reference pages that are made from the code; with ``--check`` only tells whether they are current.
 
-``python -m docs.generate`` writes ``docs/reference/errors.md`` from ``protocol/errors.py``.
+``python -m docs.generate`` writes ``docs/reference/errors.md`` from ``protocol/errors.py``, ``openapi.json`` from the
+table of REST operations and ``asyncapi.json`` from the frames.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from protocol import asyncapi
 from protocol.errors import ERRORS, CloseCode, ErrorCode, may_reconnect
+from server.gateway.rest.openapi import document
+from server.version import version
 
 HERE: Final = Path(__file__).resolve().parent
 
@@ -112,7 +117,16 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES: Final = {HERE / "reference" / "errors.md": errors_page}
+def openapi() -> str:
+    """Return ``reference/openapi.json``."""
+    return json.dumps(document(version()), indent=2, ensure_ascii=False) + "\n"
+
+
+PAGES: Final[Mapping[Path, Callable[[], str]]] = {
+    HERE / "reference" / "errors.md": errors_page,
+    HERE / "reference" / "openapi.json": openapi,
+    HERE / "reference" / "asyncapi.json": lambda: asyncapi.render(version()),
+}
 
 
 def main() -> int:

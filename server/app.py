@@ -39,6 +39,7 @@ from server.gateway.rest.executions import ExecutionRoutes
 from server.gateway.rest.health import Health, Readiness
 from server.gateway.rest.inbox import InboxRoutes
 from server.gateway.rest.page import page_routes
+from server.gateway.rest.reference import ReferenceRoutes
 from server.gateway.rest.routes import rest_app
 from server.gateway.rest.streams import Streams
 from server.gateway.rest.visitors import VisitorRoutes
@@ -107,6 +108,7 @@ class Application:
         self.streams = Streams(self.hub, self.gateway.counter, self.wheel.stalled)
         self.drain = Drain(self.gateway, self.readiness, self._stop_engine, self._end_streams)
         self.routes = [*self._health().routes(), *self._visitor_routes(), *self._api_routes()]
+        self.routes += ReferenceRoutes(server_version(), self.routes).routes()
         self._rest = rest_app([*self.routes, *(page_routes() if dev else [])], self.metrics)
         self.asgi: App = self._serve
         self._read_metrics()

@@ -31,6 +31,12 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class VisitorBody(Body):
+    """With a ``token``, also one that has expired, it is renewed for the same visitor."""
+
+    token: str | None = None
+
+
 class NewConversationBody(Body):
     """Makes a conversation id. Nothing is stored: the conversation begins with its first message."""
 

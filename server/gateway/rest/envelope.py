@@ -157,19 +157,6 @@ async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
         raise Refused(invalid.code, invalid.message.replace("frame", "body"), field=invalid.field) from None
 
 
-def refuse_unknown_fields(body: dict[str, Any], known: frozenset[str]) -> None:
-    """Refuse the first field that is not ``known``, by name."""
-    for name in body:
-        if name not in known:
-            shown = "".join(character if character.isprintable() else "?" for character in name[:64])
-            raise Refused(
-                ErrorCode.BAD_REQUEST,
-                f'There is no field "{shown}" here.',
-                field=shown,
-                suggestion=f"Its fields: {', '.join(sorted(known))}.",
-            )
-
-
 def _given_or_made(scope: Scope, wanted: bytes) -> str:
     """Return a well-formed id of the request, or a new one."""
     for name, value in scope["headers"]:

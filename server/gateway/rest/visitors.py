@@ -13,14 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.codec import validate_body
 from protocol.errors import ErrorCode, Refused
 from server.auth.origins import OriginPolicy
 from server.auth.visitors import Visitors
+from server.gateway.rest.bodies import VisitorBody
 from server.gateway.rest.cors import Cors
-from server.gateway.rest.envelope import json_response, read_json, refuse_unknown_fields
+from server.gateway.rest.envelope import json_response, read_json
 
 PATH: Final = "/v1/visitors"
-_FIELDS: Final = frozenset({"token"})
 _LOCAL_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -54,11 +55,7 @@ class VisitorRoutes:
 
     async def create(self, request: Request) -> Response:
         """Make a visitor, or with ``{"token": ...}`` renew one: ``{token, user_id, expires_in}``."""
-        body = await read_json(request, self._max_bytes)
-        refuse_unknown_fields(body, _FIELDS)
-        token = body.get("token")
-        if token is not None and not isinstance(token, str):
-            raise Refused(ErrorCode.BAD_REQUEST, "token must be a string.", field="token")
+        token = validate_body(await read_json(request, self._max_bytes), VisitorBody).token
         now_s = self._wall_s()
         visitor = self._visitors.renew(token, now_s) if token else self._visitors.make(now_s)
         return json_response(
