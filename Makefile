@@ -33,6 +33,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m protocol.schema --check
+	$(BIN)/python clients/python/generate.py --check
 	$(BIN)/python -m docs.generate --check
 
 format: $(VENV)/.dev

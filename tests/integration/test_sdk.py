@@ -226,9 +226,12 @@ def _answer(question: str, day: str) -> str:
     return next(answer for start, answer in answers.items() if start in question)
 
 
-async def test_the_readmes_program_runs_as_it_stands(server: RunningServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1])
+async def test_the_readmes_programs_run_as_they_stand(
+    server: RunningServer, tmp_path: Path, number: int
+) -> None:
     text = (ROOT / "clients" / "python" / "README.md").read_text()
-    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    program = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[number]
     (tmp_path / "program.py").write_text(program)
     variables = {
         "PARLEY_URL": server.url,

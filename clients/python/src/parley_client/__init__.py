@@ -1,9 +1,10 @@
 """Client for Parley, the realtime conversation server (protocol ``parley.v1``).
 
-``AsyncParley`` connects; ``AsyncParley.conversation`` gives an ``AsyncConversation``, ``AsyncParley.start``
-and ``execution`` an ``AsyncExecution``. Events are in
-``parley_client.events``, errors in ``parley_client.errors``, records (``Message``, ``Turn``, ...) in
-``parley_client.records``; the errors, the records and the client are importable from here too.
+``Parley`` connects, and ``AsyncParley`` does so in asyncio; both have the same names. ``conversation`` gives
+a ``Conversation`` (``AsyncConversation``), ``start`` and ``execution`` a ``SyncExecution``
+(``AsyncExecution``). Events are in ``parley_client.events``, errors in ``parley_client.errors``, records
+(``Message``, ``Turn``, ...) in ``parley_client.records``; the errors, the records and the clients are
+importable from here too.
 """
 
 from . import errors, events, records
@@ -13,6 +14,8 @@ from ._connection import ConnectionEvent
 from ._conversation import AsyncConversation, TurnStream
 from ._execution import AsyncExecution
 from ._stream import Stream
+from ._sync import Conversation, Parley, SyncExecution
+from ._sync_stream import SyncStream, SyncTurnStream
 from ._wire import VERSION
 from .errors import *  # noqa: F403 - the whole tree, listed in errors.__all__
 from .events import AnyEvent, Event
@@ -26,8 +29,13 @@ __all__ = [
     "AsyncParley",
     "Clock",
     "ConnectionEvent",
+    "Conversation",
     "Event",
+    "Parley",
     "Stream",
+    "SyncExecution",
+    "SyncStream",
+    "SyncTurnStream",
     "Timer",
     "TurnStream",
     "__version__",

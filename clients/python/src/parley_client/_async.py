@@ -297,7 +297,7 @@ class AsyncParley:
     @property
     def connected(self) -> bool:
         """Whether the server has said welcome and the connection stands, as far as is known."""
-        return self._connection.session.online
+        return self._connection.online
 
     @property
     def principal(self) -> Mapping[str, Any] | None:

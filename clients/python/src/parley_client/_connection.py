@@ -211,6 +211,11 @@ class Connection:
             await asyncio.wait(tasks)
         self._stop_timer()
 
+    @property
+    def online(self) -> bool:
+        """Whether the server has said welcome, and nothing has ended since."""
+        return self.session.online and self._fatal is None
+
     def check(self) -> None:
         """Raise what ended this connection, if it has ended."""
         if self._fatal is not None:

@@ -4,8 +4,10 @@ It decides nothing about the protocol; ``_session`` does, and ``_connection`` te
 """
 
 import asyncio
+import contextlib
+import functools
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -45,13 +47,16 @@ class TurnStream(Stream[AnyEvent]):
 
 
 class Call:
-    """One caller that waits for a command: with a stream (``send``) or with a future (all others)."""
+    """One caller that waits for a command: with a stream (``send``) or with a future (all others).
 
-    __slots__ = ("duplicate", "execution_id", "future", "key", "saw_end", "stream", "timer")
+    The stream is the reader's: when nobody holds it any more (``break`` in a loop over it), nobody waits.
+    """
+
+    __slots__ = ("_stream", "duplicate", "execution_id", "future", "key", "saw_end", "timer")
 
     def __init__(self, key: str, stream: TurnStream | None) -> None:
         self.key = key
-        self.stream = stream
+        self._stream = None if stream is None else weakref.ref(stream)
         self.future: asyncio.Future[Turn] | None = None
         if stream is None:
             self.future = asyncio.get_running_loop().create_future()
@@ -60,18 +65,22 @@ class Call:
         self.duplicate = False
         self.saw_end = False
 
+    @property
+    def stream(self) -> TurnStream | None:
+        return None if self._stream is None else self._stream()
+
     def fail(self, error: ParleyError) -> None:
         self.stop()
-        if self.stream is not None:
-            self.stream.finish(error)
+        if (stream := self.stream) is not None:
+            stream.finish(error)
         elif self.future is not None and not self.future.done():
             self.future.set_exception(error)
 
     def finish(self, turn: Turn, error: Refused | None) -> None:
         self.stop()
-        if self.stream is not None:
-            self.stream.turn = turn
-            self.stream.finish()
+        if (stream := self.stream) is not None:
+            stream.turn = turn
+            stream.finish()
         elif self.future is not None and not self.future.done():
             if error is None:
                 self.future.set_result(turn)
@@ -161,7 +170,12 @@ class AsyncConversation:
         )
         key = idempotency_key or self._connection.new_id()
         stream = TurnStream(key, self._connection.event_buffer)
-        self._command(frame, Call(key, stream), timeout)
+        call = Call(key, stream)
+        self._command(frame, call, timeout)
+        leave = functools.partial(self._leave, call)
+        stream.on_leave(leave)
+        loop = asyncio.get_running_loop()
+        weakref.finalize(stream, _soon, loop, leave).atexit = False
         return stream
 
     async def ask(
@@ -499,7 +513,7 @@ class AsyncConversation:
         for raw in output.events:
             key = raw.get("command_id")
             calls = self._calls.get(key, ()) if isinstance(key, str) else ()
-            readers = [*self._streams, *(call.stream for call in calls if call.stream is not None)]
+            readers = [*self._streams, *(stream for call in calls if (stream := call.stream) is not None)]
             if readers:  # typed events cost more than all the rest of a frame
                 event = parse_event(self.conversation_id, raw)
                 for reader in readers:
@@ -517,8 +531,8 @@ class AsyncConversation:
         self._push(event)
         for calls in self._calls.values():
             for call in calls:
-                if call.stream is not None:
-                    call.stream.push(event)
+                if (stream := call.stream) is not None:
+                    stream.push(event)
         self._release(everything=True)
         self._answer_ready(None)
 
@@ -535,8 +549,8 @@ class AsyncConversation:
         self._push(event)
         for calls in self._calls.values():
             for call in calls:
-                if call.stream is not None and event.execution_id in (None, call.execution_id):
-                    call.stream.push(event)
+                if (stream := call.stream) is not None and event.execution_id in (None, call.execution_id):
+                    stream.push(event)
 
     def on_typing(self, output: out.Typing) -> None:
         """Somebody types."""
@@ -567,9 +581,9 @@ class AsyncConversation:
         for call in self._calls.get(output.key, ()):
             call.execution_id = output.ack.get("execution_id") or call.execution_id
             call.duplicate = bool(output.ack.get("duplicate"))
-            if call.stream is not None:
-                call.stream.accepted = True
-                call.stream.duplicate = call.duplicate
+            if (stream := call.stream) is not None:
+                stream.accepted = True
+                stream.duplicate = call.duplicate
 
     def on_settled(self, output: out.Settled) -> None:
         """The turn has ended. If an ack told it, the turn's events are let go ahead, if they still come."""
@@ -657,8 +671,8 @@ class AsyncConversation:
                 execution_id=call.execution_id,
                 duplicate=call.duplicate,
             )
-            if call.stream is not None and not call.saw_end:
-                call.stream.push(parse_event(self.conversation_id, _as_event(settled, call.execution_id)))
+            if (stream := call.stream) is not None and not call.saw_end:
+                stream.push(parse_event(self.conversation_id, _as_event(settled, call.execution_id)))
             call.finish(turn, error)
 
 
@@ -689,6 +703,12 @@ def answers_body(pending: str | Pending, answers: Mapping[str, Json]) -> dict[st
 
 def _id_of(pending: str | Pending) -> str:
     return pending.pending_id if isinstance(pending, Pending) else pending
+
+
+def _soon(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:
+    """Leave in a moment: a stream may be collected anywhere, in the middle of handing out events too."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(leave)
 
 
 def _normal(error: ParleyError) -> bool:

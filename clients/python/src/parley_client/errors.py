@@ -20,6 +20,7 @@ The tree::
     ├── ConnectionClosed            the connection has ended for good; ``close_code``, ``reason``
     ├── Timeout                     the caller's time is up (also a ``TimeoutError``); the command stands
     ├── OutboxFull                  too many commands wait to be sent; nothing was taken
+    ├── ClientMisused               used in a forked child, or from one of its own callbacks
     └── EventsOverflow              a slow reader of events was cut off; nothing is lost on the server
 
 Event classes in ``parley_client.events`` are named after event types, exceptions here after error
@@ -32,6 +33,7 @@ from typing import Any, ClassVar
 __all__ = [
     "BadRequest",
     "Cancelled",
+    "ClientMisused",
     "Conflict",
     "ConnectionClosed",
     "ConnectionLost",
@@ -446,6 +448,12 @@ class OutboxFull(ParleyError):  # noqa: N818
 
     default_code = "outbox_full"
     default_temporary = True
+
+
+class ClientMisused(ParleyError):  # noqa: N818
+    """A synchronous client was used where it cannot work: ``code`` is ``forked`` or ``inside_callback``."""
+
+    default_code = "client_misused"
 
 
 class EventsOverflow(ParleyError):  # noqa: N818
