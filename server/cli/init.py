@@ -16,7 +16,7 @@ _HARMLESS: Final = frozenset({"LICENSE", "README.md", "venv"})
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def init(folder: Path) -> int:
-    """Make a new project that runs: settings, a flow, an action.
+    """Make a new project that runs: settings, a flow, an action, a test.
 
     FOLDER must be new or empty, but for hidden files, a LICENSE and a README.md. Nothing is overwritten.
     """
@@ -36,7 +36,8 @@ def init(folder: Path) -> int:
         f"Made {place} with {', '.join(PROJECT)}.\n\n"
         f"    parley dev {place}      serves it, and reads its flow again whenever you change it\n"
         f"    parley chat {place}     talks to it, from another terminal\n"
-        f"    parley check {place}    says what is wrong with its flows"
+        f"    parley check {place}    says what is wrong with its flows\n"
+        f"    parley test {place}     holds its conversations against its tests"
     )
     return OK
 

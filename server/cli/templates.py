@@ -42,10 +42,28 @@ async def price(context, drink, cups):
     return PRICES[drink] * cups
 '''
 
+_TESTS: Final = """\
+actions:
+  shop.price: {returns: 5}
+tests:
+  - name: An order is asked for what is missing, and priced
+    conversation:
+      - user: two cups of tea
+        slots: {drink: tea}
+        reply: How many cups?
+      - user: "12"
+        reply: {contains: One to ten cups}
+      - user: "2"
+        calls: [{action: shop.price, with: {drink: tea, cups: 2}}]
+        reply: "2 x tea: that is 5 euros. Thank you!"
+        status: completed
+"""
+
 PROJECT: Final[Mapping[str, str]] = {
     "parley.toml": _SETTINGS,
     "flows/order.yaml": _FLOW,
     "shop.py": _ACTIONS,
+    "tests/order.yaml": _TESTS,
 }
 """The files of a new project."""
 

@@ -21,6 +21,7 @@ def test_a_new_project_is_sound(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(["init", "cafe"]) == OK
     assert "parley dev cafe" in capsys.readouterr().out
     assert run(["check", "--strict", "cafe"]) == OK
+    assert run(["test", "cafe", "--coverage", "--fail-under", "100"]) == OK
 
 
 async def test_a_new_project_answers(here: Path) -> None:
