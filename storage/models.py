@@ -133,7 +133,8 @@ class Pending:
     ``frame`` is the number of the frame whose step asks; ``answers`` are those given so far, by question.
     ``decided`` closes it: ``{by, at, accepted, comment, edits, answers, digest}``, ``by`` null where nobody
     answered in time or the flow went on without. ``binding`` is the digest of the approved effect,
-    and ``bound_to`` that effect's key, once it was asked for.
+    and ``bound_to`` that effect's key, once it was asked for: without its last part, the visit, where it was
+    refused because it was not what was approved.
     """
 
     pending_id: str

@@ -19,7 +19,7 @@ from server.engine.flow.model import Slot
 from server.engine.flow.slots import SlotInvalid, normalise
 from server.engine.folding.ahead import Scratch
 from server.engine.folding.ending import step_failure
-from server.engine.folding.requests import announce, change, close, decision, is_due, step_of
+from server.engine.folding.requests import announce, change, check_size, close, decision, is_due, step_of
 from server.engine.folding.turns import end_turn, open_run, open_turn, turn_aside
 from server.engine.folding.walk import current_step, go_on
 from server.engine.reading import complaint
@@ -27,12 +27,14 @@ from server.engine.steps.accept import Accept
 from server.engine.steps.base import AskingStep, Fail
 from server.engine.steps.clarify import Clarify, given_answers
 from server.engine.types import Command
-from server.engine.views import decision_view
-from storage.models import Conversation, Pending
+from server.engine.views import decision_view, pending_view
+from storage.models import EVENT_MAX_BYTES, Conversation, Pending
 
 DECISIONS: Final = frozenset({"acceptance", "clarification"})
 ASKING: Final = frozenset({"waiting_acceptance", "waiting_clarification"})
 DECISION_MAX_BYTES: Final = 32 * 1024
+SHOWN_MAX_BYTES: Final = EVENT_MAX_BYTES - 12 * 1024
+"""What a request may take with the comments of its votes; votes without one always have room beside it."""
 
 
 def may_decide(record: Conversation, command: Command, principal: Principal) -> bool:
@@ -162,8 +164,11 @@ def _accept(draft: Draft, pending: Pending, body: Mapping[str, Any], user_id: st
         return close(draft, voted, decision(draft, user_id, **told))
     if edits:
         # What the others accepted was something else.
-        voted = replace(_edited(draft, pending, edits), votes=(vote,))
+        voted = replace(_edited(draft, replace(pending, votes=()), edits), votes=(vote,))
     if len(voted.votes) < (pending.by or {}).get("quorum", 1):
+        if comment and json_bytes(pending_view(voted)) > SHOWN_MAX_BYTES:
+            message = "With what others have said this comment is too long to be shown."
+            raise Refused(ErrorCode.PAYLOAD_TOO_LARGE, message, field="comment")
         change(draft, voted)
         announce(draft, voted)
         return None
@@ -247,7 +252,9 @@ def _edited(draft: Draft, pending: Pending, edits: Mapping[str, Any]) -> Pending
     if not isinstance(step, Accept):
         return pending
     try:
-        return step.renewed(draft, pending)
+        renewed = step.renewed(draft, pending)
+        check_size(renewed)
+        return renewed
     except (StepFailure, ExpressionFailed) as failure:
         reason = step_failure(failure).reason
         raise Refused(ErrorCode.BAD_REQUEST, reason, field="edits") from None

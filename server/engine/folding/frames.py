@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from server.engine.draft import Draft, StepFailure
 from server.engine.flow.model import Flow
+from server.engine.folding.requests import hand_on
 from server.engine.inputs import Flows, Started
 
 MAX_FRAMES: Final = 16
@@ -70,7 +71,9 @@ def go_over(draft: Draft, flow_id: str) -> str | None:
     flow, with which they begin anew. The running time that the other flow may take counts from here.
     """
     started = subflow(draft, flow_id)
+    before = draft.frames[-1].frame
     draft.replace_frame(flow_id, started.version)
+    hand_on(draft, before, draft.frames[-1].frame)
     execution, frame = draft.execution, draft.frames[-1]
     if frame.parent is None and execution is not None:
         timeout_ms = started.flow.timeout_ms

@@ -23,6 +23,8 @@ REQUEST_MAX_BYTES: Final = EVENT_MAX_BYTES // 4
 OPEN_MAX_BYTES: Final = 128 * 1024
 CLOSED_KEPT: Final = 8
 CLOSED_MAX_BYTES: Final = 64 * 1024
+_ANY_VISIT: Final = ":"
+"""How ``bound_to`` ends where it is the key of a step in whatever visit: the visit is the key's last part."""
 
 
 def open_request(draft: Draft, pending: Pending) -> None:
@@ -31,18 +33,24 @@ def open_request(draft: Draft, pending: Pending) -> None:
     Raises:
         StepFailure: it is too large to be shown, or too many are open.
     """
-    view = pending_view(pending)
-    size = json_bytes(view)
-    if size > REQUEST_MAX_BYTES:
-        raise StepFailure("The request is too long to be shown.", details={"bytes": size})
-    others = sum(json_bytes(pending_view(p)) for p in draft.pending if p.decided is None)
+    size = check_size(pending)
+    kept = (p for p in draft.pending if p.decided is None or p.binding is not None)
+    others = sum(json_bytes(pending_view(p)) for p in kept)
     if size + others > OPEN_MAX_BYTES:
         raise StepFailure("Too many requests are open at once.", details={"bytes": size + others})
     withdraw(draft)
     if pending.kind == "acceptance":
-        release(draft, pending.frame)
+        _supersede(draft, pending.frame)
     draft.pending = (*draft.pending, pending)
     announce(draft, pending)
+
+
+def check_size(pending: Pending) -> int:
+    """Return the bytes that a request takes where it is shown. Raises StepFailure beyond what it may."""
+    size = json_bytes(pending_view(pending))
+    if size > REQUEST_MAX_BYTES:
+        raise StepFailure("The request is too long to be shown.", details={"bytes": size})
+    return size
 
 
 def announce(draft: Draft, pending: Pending) -> None:
@@ -111,6 +119,21 @@ def release(draft: Draft, frame: int) -> None:
     draft.pending = tuple([replace(p, binding=None) if p.frame == frame else p for p in draft.pending])
 
 
+def hand_on(draft: Draft, frame: int, to: int) -> None:
+    """Let what approvals of a frame bind be bound by the frame that goes on: who called it, or took over."""
+    if draft.pending:
+        draft.pending = tuple(
+            [replace(p, frame=to) if p.frame == frame and p.binding is not None else p for p in draft.pending]
+        )
+
+
+def _supersede(draft: Draft, frame: int) -> None:
+    """Forget the frame's own approvals, and those that have met their effect: it asks for what comes now."""
+    for pending in list(_binding(draft)):
+        if pending.frame == frame or pending.bound_to is not None:
+            change(draft, replace(pending, binding=None))
+
+
 def was_withdrawn(pending: Pending) -> bool:
     """Tell whether a request was closed by nobody, and not by its deadline either."""
     decided = pending.decided
@@ -157,17 +180,23 @@ def not_as_approved(draft: Draft, attempt: Attempt) -> StepFailure | None:
 
     An approval binds the first effect behind it, for good: tried again after it failed, that must still be
     what was approved. What comes after it is free. (Later attempts of one effect are what the first was.)
+    A step that was refused was not that effect: the approval goes on binding it, in every visit.
     """
     if attempt.number != 1:
         return None
     digest = ""
     wrong = None
-    for pending in _binding(draft):
-        if pending.binding is None or pending.bound_to not in (None, attempt.key):
+    step = attempt.key.rpartition(_ANY_VISIT)[0] + _ANY_VISIT
+    for pending in list(_binding(draft)):
+        bound_to = pending.bound_to
+        if bound_to is not None and bound_to not in (attempt.key, step):
+            if not bound_to.endswith(_ANY_VISIT):  # it was run, and the flow has gone on
+                change(draft, replace(pending, binding=None))
             continue
         digest = digest or digest_of(attempt)
-        change(draft, replace(pending, bound_to=attempt.key))
-        if pending.binding != digest:
+        approved = pending.binding == digest
+        change(draft, replace(pending, bound_to=attempt.key if approved else step))
+        if not approved:
             wrong = pending
     if wrong is None:
         return None
@@ -180,13 +209,11 @@ def not_as_approved(draft: Draft, attempt: Attempt) -> StepFailure | None:
 def _binding(draft: Draft) -> Iterator[Pending]:
     """Yield the requests whose approval reaches the innermost frame.
 
-    Those of the frame itself, of the frames that called it (a digression was not called), and of frames
-    that have gone over to it.
+    Those of the frame itself, and of the frames that called it (a digression was not called).
     """
-    present = {frame.frame for frame in draft.frames}
     reached = {frame.frame for frame in _callers(draft)}
     for pending in draft.pending:
-        if pending.frame in reached or pending.frame not in present:
+        if pending.binding is not None and pending.frame in reached:
             yield pending
 
 

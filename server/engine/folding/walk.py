@@ -9,7 +9,7 @@ from server.engine.flow.model import Flow
 from server.engine.folding.ending import end_execution, fail_execution, step_error, step_failure, wire_error
 from server.engine.folding.frames import descend, go_over, subflow
 from server.engine.folding.pausing import pause_at
-from server.engine.folding.requests import drop_gone, not_as_approved, withdraw
+from server.engine.folding.requests import drop_gone, hand_on, not_as_approved, withdraw
 from server.engine.folding.timeouts import expire_overdue, is_overdue
 from server.engine.folding.turns import end_turn
 from server.engine.steps.base import (
@@ -281,9 +281,11 @@ def _finish(draft: Draft, finish: Finish) -> object:
     """End the innermost frame: back to who called it, or whose question it interrupted; or the execution."""
     if len(draft.frames) > 1:
         caller = _step_at(draft, -2)
+        ended = draft.frames[-1].frame
         draft.pop_frame()
         if not isinstance(caller, CallingStep):
             return _back_to_the_question(draft)
+        hand_on(draft, ended, draft.frames[-1].frame)
         try:
             outcome = caller.returned(draft, finish)
         except StepFailure as failure:
