@@ -49,6 +49,7 @@ RULES: Final[Mapping[str, tuple[Severity, str]]] = {
     "unknown-action": ("error", "An action that is in none of the loaded modules."),
     "missing-effect": ("error", "An action that does not say what it does to the world."),
     "while-waiting": ("error", '"while_waiting" at a step that does not wait, or waits for a message.'),
+    "no-attempts": ("error", '"timeout" or "retry" at a step that runs no action: there is nothing to try.'),
     "on-unknown-not-write": ("error", '"on_unknown" beside another effect than write.'),
     "wait-empty": ("error", "A wait that says neither for how long, nor until when, nor for which event."),
     "empty-intent": ("error", "An intent that nothing can match."),
@@ -62,6 +63,7 @@ RULES: Final[Mapping[str, tuple[Severity, str]]] = {
 """Every rule with its severity and what it means."""
 
 EFFECT_KEYWORDS: Final = frozenset({"action", "http", "tool"})
+DEADLINE_KEYWORDS: Final = frozenset({"accept", "clarify", "handoff"})
 STOPPING_KEYWORDS: Final = EFFECT_KEYWORDS | {"end", "link", "call", "handoff"}
 """Steps at which a turn may stop, beside those that wait."""
 
@@ -77,6 +79,8 @@ def lint(flow: Flow, steps: Sequence[tuple[Step, Node]], findings: Findings) -> 
                 f'"{step.common.step_id}" must say what it does: effect: read, idempotent or write',
                 step.keyword,
             )
+        if step.keyword not in EFFECT_KEYWORDS:
+            _check_attempts(step, node)
         if step.common.while_waiting is not None and (not _waits(step) or step.keyword == "collect"):
             message = f'"{step.common.step_id}" waits for nothing but a message, if at all'
             node.problem("while-waiting", message, "while_waiting")
@@ -99,6 +103,15 @@ def _check_ids(steps: Sequence[tuple[Step, Node]], findings: Findings) -> None:
             message = f'the id "{step_id}" is taken by the step in line {seen[step_id]}'
             node.problem("duplicate-step", message, "id")
         seen.setdefault(step_id, node.line)
+
+
+def _check_attempts(step: Step, node: Node) -> None:
+    """Report what bounds and repeats the attempts of an effect at a step that has none."""
+    for key in ("timeout", "retry"):
+        if node.has(key):
+            deadline = step.keyword in DEADLINE_KEYWORDS and key == "timeout"
+            hint = f'"deadline" inside "{step.keyword}" says how long it waits' if deadline else None
+            node.problem("no-attempts", f'"{step.common.step_id}" runs no action that "{key}" could be for', key, hint)
 
 
 def _check_cases(node: Node) -> None:
