@@ -109,9 +109,9 @@ class ExecutionPlace:
 
 
 def listing_of(record: Conversation) -> Listing | None:
-    """Return where the record stands in lists; None where it has no execution."""
+    """Return where the record stands in lists; None where it has no execution, or was deleted."""
     execution = record.execution
-    if execution is None:
+    if execution is None or record.deleted_at is not None:
         return None
     return Listing(
         execution.status, execution.flow_id, record.user_id, execution.project_id, execution.updated_at
@@ -131,8 +131,8 @@ def says_it_all(record: Conversation, listing: Listing | None, waits: tuple[Wait
     The same as ``is_same(listing_of(record), listing) and waits_of(record) == waits``.
     """
     execution = record.execution
-    if execution is None or listing is None:
-        return execution is None and listing is None and not waits
+    if execution is None or listing is None or record.deleted_at is not None:
+        return listing is listing_of(record) and not waits
     if (
         execution.status != listing.status
         or execution.flow_id != listing.flow_id
@@ -154,7 +154,7 @@ def waits_of(record: Conversation) -> tuple[Wait, ...]:
     operator paused: that operator knows of it.
     """
     execution = record.execution
-    if execution is None or execution.status in ENDED:
+    if execution is None or execution.status in ENDED or record.deleted_at is not None:
         return ()
     found = [
         Wait(p.pending_id, p.created_at, p.kind, tuple(deciders_of(p, record.user_id)))

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from storage.base import CommitOutcome, Store
+from storage.base import Commit, CommitOutcome, Expected, Store
 from storage.listing import (
     ACTIVITY_MS,
     ExecutionFilter,
@@ -16,7 +17,7 @@ from storage.listing import (
     Waiting,
     WaitPlace,
 )
-from storage.models import Conversation, Execution, Pause, Pending
+from storage.models import TOMBSTONE_MS, Conversation, Execution, Pause, Pending
 from tests.conformance.conftest import Clock, make_store
 from tests.support.records import (
     ID,
@@ -141,6 +142,20 @@ async def test_a_deleted_conversation_is_in_no_list_and_no_inbox(store: Store) -
     await buried(store, record)
     assert await store.executions(TENANT, ALL) == []
     assert await store.waiting(TENANT, ["scope:s"]) == []
+
+
+async def test_what_is_left_of_a_deleted_conversation_is_listed_nowhere(store: Store) -> None:
+    """Not even where the tombstone still holds an execution, and not once it is gone for good."""
+    record = await committed(store, conversation(), execution=active(START))
+    pending = acceptance("p1", by={"scope": "s"})
+    tombstone = replace(await buried(store, record), execution=active(START, pending=(pending,)))
+    after = replace(tombstone, revision=tombstone.revision + 1, commit_id="late")
+    commit = Commit(Expected(tombstone.revision, tombstone.fence), after, None)
+    assert await store.commit(commit) is CommitOutcome.COMMITTED
+    for left in (1, 0):
+        assert await store.executions(TENANT, ALL) == []
+        assert await store.waiting(TENANT, ["scope:s"]) == []
+        assert await store.expire_tombstones(NOW + TOMBSTONE_MS, 10) == left
 
 
 async def test_pages_do_not_shift_under_a_reader(store: Store) -> None:
