@@ -192,7 +192,7 @@ async def command_execution(
         accepted = await _submit(services, principal, command, command, principal.user_id, origin)
     except Refused as refused:
         raise _of_execution(refused) from None
-    return _receipt(accepted, record.conversation_id, principal)
+    return _receipt(accepted, record.conversation_id, principal, principal.user_id)
 
 
 async def decide_execution(
@@ -204,11 +204,12 @@ async def decide_execution(
     origin: Origin,
 ) -> Receipt:
     """Decide an acceptance or answer a clarification of an execution. Raises Refused."""
+    user_id = acting_user(principal, body["user_id"])
     _, record = await _find(services, principal, execution_id)
     requests = _requests(record, execution_id, kind)
     if audience_of(principal, record) is None:
         # Whoever sees nothing else of it may still decide, or be told again what became of their decision.
-        requests = [pending for pending in requests if _is_for(pending, record, principal)]
+        requests = [pending for pending in requests if _is_for(pending, record, principal, user_id)]
     sent = {**body, "type": kind, "conversation_id": record.conversation_id}
     pending_id = body["pending_id"]
     if pending_id is None:
@@ -217,10 +218,10 @@ async def decide_execution(
         pending_id = _NONE_OF_THEM
     command = {**sent, "pending_id": pending_id}
     try:
-        accepted = await _submit(services, principal, command, sent, principal.user_id, origin)
+        accepted = await _submit(services, principal, command, sent, user_id, origin)
     except Refused as refused:
         raise _of_execution(refused) from None
-    return _receipt(accepted, record.conversation_id, principal)
+    return _receipt(accepted, record.conversation_id, principal, user_id)
 
 
 def _requests(record: Conversation, execution_id: str, kind: Decision) -> list[Pending]:
@@ -231,13 +232,13 @@ def _requests(record: Conversation, execution_id: str, kind: Decision) -> list[P
     return [pending for pending in execution.pending if pending.kind == kind]
 
 
-def _is_for(pending: Pending, record: Conversation, principal: Principal) -> bool:
-    return not set(deciders(principal)).isdisjoint(deciders_of(pending, record.user_id))
+def _is_for(pending: Pending, record: Conversation, principal: Principal, user_id: str) -> bool:
+    return not set(deciders(principal, user_id)).isdisjoint(deciders_of(pending, record.user_id))
 
 
-def deciders(principal: Principal) -> list[str]:
-    """Return as what a principal decides: itself, and each scope that it has."""
-    return [f"user:{principal.user_id}", *(f"scope:{scope}" for scope in sorted(principal.scopes))]
+def deciders(principal: Principal, user_id: str | None = None) -> list[str]:
+    """Return as what a principal decides: itself, or whom it acts for, and each scope that it has."""
+    return [f"user:{user_id or principal.user_id}", *(f"scope:{scope}" for scope in sorted(principal.scopes))]
 
 
 async def _only_request(
@@ -302,5 +303,5 @@ def _of_execution(refused: Refused) -> Refused:
     return refused
 
 
-def _receipt(accepted: Accepted, conversation_id: str, principal: Principal) -> Receipt:
-    return Receipt(accepted, conversation_id, result_for(accepted, principal, principal.user_id))
+def _receipt(accepted: Accepted, conversation_id: str, principal: Principal, user_id: str) -> Receipt:
+    return Receipt(accepted, conversation_id, result_for(accepted, principal, user_id))

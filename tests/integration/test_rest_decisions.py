@@ -216,3 +216,28 @@ async def test_a_pending_id_of_another_run_is_not_found(server: RunningServer) -
     refused = await decide(server, one, OPERATOR, accepted=True, pending_id=pending_id)
     assert refusal(refused) == (404, "pending_not_found")
     assert (await shown(server, two))["status"] == "waiting_acceptance"
+
+
+async def test_a_service_decides_for_whom_it_names(server: RunningServer) -> None:
+    """As over the socket: with the scope, and then as that user alone."""
+    actor = token("actor", scopes=("users:act",))
+    execution_id = await started(server, "named", user_id="u1")
+    assert refusal(await decide(server, execution_id, actor, accepted=True)) == (404, "execution_not_found")
+    for who in (OWNER, DECIDER):
+        answer = await decide(server, execution_id, who, accepted=True, user_id="boss")
+        assert refusal(answer) == (403, "permission_denied")
+    assert (await decide(server, execution_id, actor, accepted=True, user_id="boss")).status == 200
+    shown = await call(server, "GET", f"/executions/{execution_id}", who=OPERATOR)
+    assert shown.json["pending"][0]["decided"]["by"] == "boss"
+    owners = await decide(server, execution_id, actor, accepted=True, user_id="u1")
+    assert refusal(owners) == (404, "pending_not_found")
+
+
+async def test_a_service_answers_for_the_owner(server: RunningServer) -> None:
+    actor = token("actor", scopes=("users:act",))
+    execution_id = await started(server, "own", user_id="u1")
+    body = {"answers": {"part": "morning"}, "user_id": "u1"}
+    answered = await decide(server, execution_id, actor, "clarification", key=KEY, **body)
+    assert (answered.status, answered.json["result"]["success"]) == (200, True)
+    again = await decide(server, execution_id, actor, "clarification", key=KEY, **body)
+    assert (again.status, again.json["duplicate"]) == (200, True)

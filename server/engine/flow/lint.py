@@ -111,7 +111,9 @@ def _check_attempts(step: Step, node: Node) -> None:
         if node.has(key):
             deadline = step.keyword in DEADLINE_KEYWORDS and key == "timeout"
             hint = f'"deadline" inside "{step.keyword}" says how long it waits' if deadline else None
-            node.problem("no-attempts", f'"{step.common.step_id}" runs no action that "{key}" could be for', key, hint)
+            node.problem(
+                "no-attempts", f'"{step.common.step_id}" runs no action that "{key}" could be for', key, hint
+            )
 
 
 def _check_cases(node: Node) -> None:

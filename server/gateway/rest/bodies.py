@@ -93,20 +93,28 @@ class StartBody(Body):
 
 
 class AcceptanceBody(Body):
-    """Accepts or rejects; ``pending_id`` may be left out where exactly one acceptance is open."""
+    """Accepts or rejects; ``pending_id`` may be left out where exactly one acceptance is open.
+
+    ``user_id`` names whom the decision is made for; somebody else takes ``users:act``.
+    """
 
     pending_id: EntityId | None = None
     accepted: bool
     comment: ShortText | None = None
     edits: dict[str, Json] = Field(default_factory=dict)
     digest: Digest | None = None
+    user_id: UserId | None = None
 
 
 class ClarificationBody(Body):
-    """Answers by question id; ``pending_id`` may be left out where exactly one clarification is open."""
+    """Answers by question id; ``pending_id`` may be left out where exactly one clarification is open.
+
+    ``user_id`` names whom the answers are given for; somebody else takes ``users:act``.
+    """
 
     pending_id: EntityId | None = None
     answers: dict[str, Json]
+    user_id: UserId | None = None
 
 
 class PauseBody(Body):
