@@ -225,6 +225,20 @@ class ConversationStore(Protocol):
         for, (tenant, status, time) or (tenant, user, time); the other filters are applied on the way.
         """
 
+    async def conversations(
+        self,
+        tenant_id: str,
+        wanted: ExecutionFilter,
+        *,
+        after: ListPlace | None = None,
+        limit: int = 50,
+        max_bytes: int = 4 * 1024 * 1024,
+    ) -> list[Listed]:
+        """Return a tenant's conversations; as ``executions``, and those without an execution (``IDLE``)."""
+
+    async def count_conversations(self, tenant_id: str, wanted: ExecutionFilter) -> int:
+        """Return how many ``conversations`` would find in all. Its cost is that of walking over them."""
+
     async def waiting(
         self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None = None, limit: int = 50
     ) -> list[Waiting]:

@@ -18,12 +18,16 @@ ANY_SCOPE: Final = "scope:admin"
 """Who may everything decides what any scope may."""
 DEFAULT_SCOPE: Final = "acceptance:decide"
 HANDOFF_SCOPE: Final = "conversations:write"
+IDLE: Final = "idle"
+"""The status of a conversation that has no execution: none was started, or it was reset."""
 
 WaitKind = Literal["acceptance", "clarification", "handoff"]
 
 
 class Listing(NamedTuple):
-    """Where a conversation's current execution stands in lists.
+    """Where a conversation, and its current execution, stands in lists.
+
+    Without an execution the status is ``IDLE`` and the flow id empty.
 
     ``active_at`` is when its status last changed, or later in the hour of its last activity: it moves with
     the first commit of each hour and with each change of the other fields.
@@ -64,7 +68,7 @@ class WaitPlace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExecutionFilter:
-    """Which executions are listed; None does not ask. ``since`` <= ``active_at`` < ``until``."""
+    """Which are listed; None does not ask. ``since`` <= ``active_at`` < ``until``."""
 
     status: str | None = None
     flow_id: str | None = None
@@ -85,7 +89,7 @@ class ExecutionFilter:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One execution of a list: its place, and the conversation that holds it."""
+    """One item of a list: its place, and the conversation."""
 
     place: ListPlace
     record: Conversation
@@ -109,10 +113,12 @@ class ExecutionPlace:
 
 
 def listing_of(record: Conversation) -> Listing | None:
-    """Return where the record stands in lists; None where it has no execution, or was deleted."""
-    execution = record.execution
-    if execution is None or record.deleted_at is not None:
+    """Return where the record stands in lists; None where it was deleted."""
+    if record.deleted_at is not None:
         return None
+    execution = record.execution
+    if execution is None:
+        return Listing(IDLE, "", record.user_id, record.project_id, record.last_activity)
     return Listing(
         execution.status, execution.flow_id, record.user_id, execution.project_id, execution.updated_at
     )
@@ -132,7 +138,7 @@ def says_it_all(record: Conversation, listing: Listing | None, waits: tuple[Wait
     """
     execution = record.execution
     if execution is None or listing is None or record.deleted_at is not None:
-        return listing is listing_of(record) and not waits
+        return is_same(listing_of(record), listing) and waits_of(record) == waits
     if (
         execution.status != listing.status
         or execution.flow_id != listing.flow_id

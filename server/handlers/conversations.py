@@ -17,13 +17,14 @@ from server.auth.principal import Principal
 from server.delivery.snapshot import Page, messages_page
 from server.engine.reducer import conversation_not_found
 from server.engine.types import Accepted, Command
-from server.engine.views import state_view
+from server.engine.views import current_state, iso, state_view
 from server.handlers.command import accept, command_of, result_for
-from server.handlers.executions import Origin, Receipt
+from server.handlers.executions import Origin, Receipt, as_seen, page_of
 from server.handlers.reading import existing
 from server.handlers.services import Services
 from storage.base import StoreUnavailable
-from storage.models import Json
+from storage.listing import IDLE, ExecutionFilter, ListPlace
+from storage.models import Conversation, Json
 
 LOOK_S: Final = 2.0
 """While a turn is waited for the store is looked at this often, even where nobody says that it has ended."""
@@ -115,6 +116,49 @@ def receipt(accepted: Accepted, command: Command, principal: Principal) -> Recei
 
 
 # --- reading --------------------------------------------------------------------------------------
+
+
+async def list_conversations(
+    services: Services,
+    principal: Principal,
+    wanted: ExecutionFilter,
+    *,
+    after: ListPlace | None,
+    limit: int,
+    count: bool,
+) -> tuple[list[dict[str, Any]], ListPlace | None, int | None]:
+    """Return a page of what ``principal`` may see, the place behind it, and with ``count`` how many in all.
+
+    Without a scope that reads others' conversations that is one's own.
+    """
+    seen = as_seen(wanted, principal)
+    if seen is None:
+        return [], None, 0 if count else None
+    store, tenant_id = services.store, principal.tenant_id
+    page, behind = await page_of(store.conversations, tenant_id, seen, after, limit)
+    total = await store.count_conversations(tenant_id, seen) if count else None
+    return [_summary(item.record) for item in page], behind, total
+
+
+def _summary(record: Conversation) -> dict[str, Any]:
+    """Return what lists show of a conversation: where it stands, and nothing of what was said."""
+    execution = record.execution
+    return {
+        "conversation_id": record.conversation_id,
+        "user_id": record.user_id,
+        "project_id": record.project_id,
+        "status": execution.status if execution else IDLE,
+        "current_state": current_state(record),
+        "flow_id": execution.flow_id if execution else None,
+        "flow_version": execution.flow_version if execution else None,
+        "execution_id": execution.execution_id if execution else None,
+        "channel": record.channel,
+        "message_count": record.message_count,
+        "created_at": iso(record.created_at),
+        "last_activity": iso(record.last_activity),
+        "epoch": record.epoch,
+        "offset": record.offset,
+    }
 
 
 async def show_state(services: Services, principal: Principal, conversation_id: str) -> dict[str, Any]:

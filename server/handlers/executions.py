@@ -6,7 +6,7 @@ key that is known before everything else.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -20,7 +20,7 @@ from server.handlers.command import acting_user, require_tenant, result_for
 from server.handlers.ids import new_conversation_id
 from server.handlers.services import Services
 from server.handlers.subscribe import execution_not_found
-from storage.listing import ExecutionFilter, ExecutionPlace, ListPlace, deciders_of
+from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, deciders_of
 from storage.models import Conversation, Json, Pending
 
 Decision = Literal["acceptance", "clarification"]
@@ -87,19 +87,38 @@ async def list_executions(
 
     Without a scope that reads others' conversations that is one's own.
     """
-    store, tenant_id = services.store, principal.tenant_id
-    if not any(principal.may(scope) for scope in READING):
-        if wanted.user_id not in (None, principal.user_id):
-            return [], None
-        wanted = replace(wanted, user_id=principal.user_id)
-    found = await store.executions(tenant_id, wanted, after=after, limit=limit + 1)
-    page = found[:limit]
+    seen = as_seen(wanted, principal)
+    if seen is None:
+        return [], None
+    page, behind = await page_of(services.store.executions, principal.tenant_id, seen, after, limit)
     views = [_view(item.record, principal) for item in page]
+    return [view for view in views if view is not None], behind
+
+
+def as_seen(wanted: ExecutionFilter, principal: Principal) -> ExecutionFilter | None:
+    """Narrow a filter to what ``principal`` may see; None: that is nothing."""
+    if any(principal.may(scope) for scope in READING):
+        return wanted
+    if wanted.user_id not in (None, principal.user_id):
+        return None
+    return replace(wanted, user_id=principal.user_id)
+
+
+async def page_of(
+    query: Callable[..., Awaitable[list[Listed]]],
+    tenant_id: str,
+    wanted: ExecutionFilter,
+    after: ListPlace | None,
+    limit: int,
+) -> tuple[list[Listed], ListPlace | None]:
+    """Return a page of a store's list, and the place behind it; None at the end."""
+    found = await query(tenant_id, wanted, after=after, limit=limit + 1)
+    page = found[:limit]
     if not page:
         return [], None
     place = page[-1].place
-    more = len(found) > limit or bool(await store.executions(tenant_id, wanted, after=place, limit=1))
-    return [view for view in views if view is not None], place if more else None
+    more = len(found) > limit or bool(await query(tenant_id, wanted, after=place, limit=1))
+    return page, place if more else None
 
 
 def _view(record: Conversation, principal: Principal) -> dict[str, Any] | None:

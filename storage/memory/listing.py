@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from storage.listing import (
+    IDLE,
     ExecutionFilter,
     Listed,
     Listing,
@@ -24,7 +25,7 @@ class MemoryListing:
     """What lists and inboxes find, brought up to date with each commit.
 
     Args:
-        record_of: the stored record of a conversation that has an execution.
+        record_of: the stored record of a conversation.
     """
 
     def __init__(self, record_of: Callable[[Key], Conversation]) -> None:
@@ -53,15 +54,11 @@ class MemoryListing:
         after: ListPlace | None,
         limit: int,
         max_bytes: int,
+        idle: bool = False,
     ) -> list[Listed]:
-        """See ``ConversationStore.executions``."""
-        places = [
-            ListPlace(listing.active_at, key[1])
-            for key, listing in self._listings.items()
-            if key[0] == tenant_id and wanted.takes(listing)
-        ]
+        """See ``ConversationStore.executions``; with ``idle`` it is ``conversations``."""
         found: list[Listed] = []
-        for place in sorted(places, reverse=True):
+        for place in sorted(self._places(tenant_id, wanted, idle=idle), reverse=True):
             if after is not None and place >= after:
                 continue
             record = self._record_of((tenant_id, place.conversation_id))
@@ -70,6 +67,17 @@ class MemoryListing:
                 break
             found.append(Listed(place, record))
         return found
+
+    def count(self, tenant_id: str, wanted: ExecutionFilter) -> int:
+        """See ``ConversationStore.count_conversations``."""
+        return len(self._places(tenant_id, wanted, idle=True))
+
+    def _places(self, tenant_id: str, wanted: ExecutionFilter, *, idle: bool) -> list[ListPlace]:
+        return [
+            ListPlace(listing.active_at, key[1])
+            for key, listing in self._listings.items()
+            if key[0] == tenant_id and (idle or listing.status != IDLE) and wanted.takes(listing)
+        ]
 
     def waiting(
         self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None, limit: int

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from storage.base import Due, KeyRecord
 from storage.codec import decode_events, decode_record, encode_json
-from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
+from storage.listing import IDLE, ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
 from storage.models import Conversation, EventBatch, Lease, TimeMs
 from storage.rules import newest_messages, page
 
@@ -66,6 +66,7 @@ _EXECUTIONS: Final = """
     FROM listing AS l CROSS JOIN conversations AS c USING (tenant_id, conversation_id)
     WHERE l.tenant_id = :tenant
 """
+_COUNT: Final = "SELECT count(*) FROM listing AS l WHERE l.tenant_id = :tenant"
 _BY_STATUS: Final = "status NOT IN ('completed', 'waiting_input')"
 """As the schema says it: SQLite takes a partial index only where its condition is in the query."""
 _WAITING: Final = """
@@ -221,19 +222,13 @@ def executions(
     after: ListPlace | None,
     limit: int,
     max_bytes: int,
+    *,
+    idle: bool = False,
 ) -> list[Listed]:
-    """See ``ConversationStore.executions``."""
-    sql, parameters = _EXECUTIONS, {"tenant": tenant_id, "limit": limit}
-    for name in ("status", "flow_id", "user_id", "project_id"):
-        if (value := getattr(wanted, name)) is not None:
-            sql += f" AND l.{name} = :{name}"
-            parameters[name] = value
-    if wanted.status not in (None, "completed", "waiting_input"):
-        sql += f" AND {_BY_STATUS}"
-    for name, comparison in (("since", ">="), ("until", "<")):
-        if (value := getattr(wanted, name)) is not None:
-            sql += f" AND l.active_at {comparison} :{name}"
-            parameters[name] = value
+    """See ``ConversationStore.executions``; with ``idle`` it is ``conversations``."""
+    conditions, parameters = _asked(tenant_id, wanted, idle=idle)
+    sql = _EXECUTIONS + conditions
+    parameters["limit"] = limit
     if after is not None:
         sql += " AND (l.active_at, l.conversation_id) < (:active_at, :conversation_id)"
         parameters |= after._asdict()
@@ -250,6 +245,31 @@ def executions(
     finally:
         rows.close()
     return found
+
+
+def count_conversations(connection: sqlite3.Connection, tenant_id: str, wanted: ExecutionFilter) -> int:
+    """See ``ConversationStore.count_conversations``."""
+    conditions, parameters = _asked(tenant_id, wanted, idle=True)
+    return int(connection.execute(_COUNT + conditions, parameters).fetchone()[0])
+
+
+def _asked(tenant_id: str, wanted: ExecutionFilter, *, idle: bool) -> tuple[str, dict[str, Any]]:
+    """Return the conditions of a list, to be appended, and their parameters."""
+    sql = ""
+    parameters: dict[str, Any] = {"tenant": tenant_id}
+    for name in ("status", "flow_id", "user_id", "project_id"):
+        if (value := getattr(wanted, name)) is not None:
+            sql += f" AND l.{name} = :{name}"
+            parameters[name] = value
+    if wanted.status not in (None, "completed", "waiting_input"):
+        sql += f" AND {_BY_STATUS}"
+    if not idle:
+        sql += f" AND l.status != '{IDLE}'"
+    for name, comparison in (("since", ">="), ("until", "<")):
+        if (value := getattr(wanted, name)) is not None:
+            sql += f" AND l.active_at {comparison} :{name}"
+            parameters[name] = value
+    return sql, parameters
 
 
 def waiting(

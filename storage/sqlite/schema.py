@@ -136,7 +136,19 @@ WHERE execution ->> 'status' IS NOT NULL;
 soon enough, and a turn between the two leaves the index over the status alone. No release before this one
 had steps that wait for people, so ``waiting`` begins empty."""
 
-MIGRATIONS: Final[Sequence[str]] = (_VERSION_1, _VERSION_2)
+_VERSION_3: Final = """
+INSERT INTO listing (tenant_id, conversation_id, status, flow_id, user_id, project_id, active_at)
+SELECT tenant_id, conversation_id, 'idle', '', doc ->> 'user_id', doc ->> 'project_id',
+    doc ->> 'last_activity'
+FROM (
+    SELECT tenant_id, conversation_id, CAST(doc AS TEXT) AS doc FROM conversations WHERE deleted_at IS NULL
+)
+WHERE true
+ON CONFLICT DO NOTHING
+"""
+"""Conversations are listed beside executions: those without one were in no list."""
+
+MIGRATIONS: Final[Sequence[str]] = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> None:

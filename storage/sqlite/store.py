@@ -216,6 +216,24 @@ class SqliteStore:
         """See ``ConversationStore.executions``. The indexes ``listing_time``, ``_status`` and ``_user``."""
         return await self._readers.read(queries.executions, tenant_id, wanted, after, limit, max_bytes)
 
+    async def conversations(
+        self,
+        tenant_id: str,
+        wanted: ExecutionFilter,
+        *,
+        after: ListPlace | None = None,
+        limit: int = 50,
+        max_bytes: int = 4 * 1024 * 1024,
+    ) -> list[Listed]:
+        """See ``ConversationStore.conversations``."""
+        return await self._readers.read(
+            queries.executions, tenant_id, wanted, after, limit, max_bytes, idle=True
+        )
+
+    async def count_conversations(self, tenant_id: str, wanted: ExecutionFilter) -> int:
+        """See ``ConversationStore.count_conversations``."""
+        return await self._readers.read(queries.count_conversations, tenant_id, wanted)
+
     async def waiting(
         self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None = None, limit: int = 50
     ) -> list[Waiting]:

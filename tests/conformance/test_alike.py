@@ -279,6 +279,8 @@ class Alike(RuleBasedStateMachine):
             lambda s: s.find_execution(tenant_id, "x1"),
             lambda s: s.find_execution(tenant_id, "x2"),
             lambda s: s.executions(tenant_id, ExecutionFilter()),
+            lambda s: s.conversations(tenant_id, ExecutionFilter()),
+            lambda s: s.count_conversations(tenant_id, ExecutionFilter(status="idle")),
             lambda s: s.waiting(tenant_id, ["user:u", "scope:s", "scope:admin", "scope:conversations:write"]),
         )
 

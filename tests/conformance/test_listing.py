@@ -212,6 +212,54 @@ async def test_where_an_execution_began_is_known(store: Store) -> None:
     assert await store.find_execution(TENANT, "x2") == ExecutionPlace(ID, 8)
 
 
+# -- conversations -------------------------------------------------------------------------------------
+
+
+async def test_conversations_without_an_execution_are_listed_as_such(store: Store) -> None:
+    await committed(store, conversation("a"), execution=active(START + 1))
+    record = await committed(store, conversation("b"), execution=active(START + 2, "x2"))
+    await committed(store, conversation("c"), last_activity=START + 3)
+    assert ids(await store.conversations(TENANT, ALL)) == ["c", "b", "a"]
+    assert ids(await store.executions(TENANT, ALL)) == ["b", "a"]
+    await committed(store, record, execution=None, last_activity=START + HOUR)
+    assert ids(await store.conversations(TENANT, ALL)) == ["b", "c", "a"]
+    assert ids(await store.conversations(TENANT, ExecutionFilter(status="idle"))) == ["b", "c"]
+    assert ids(await store.executions(TENANT, ALL)) == ["a"]
+    assert await store.executions(TENANT, ExecutionFilter(status="idle")) == []
+
+
+async def test_conversations_are_counted_as_they_are_listed(store: Store) -> None:
+    for n in range(5):
+        fields = {"execution": active(START + n)} if n % 2 else {}
+        await committed(store, conversation(f"c{n}"), user_id=f"u{n % 3}", **fields)
+    await committed(store, conversation("other", "t2"))
+    asked = [
+        ALL,
+        ExecutionFilter(user_id="u0"),
+        ExecutionFilter(status="idle"),
+        ExecutionFilter(flow_id="book"),
+    ]
+    for wanted in asked:
+        listed = await store.conversations(TENANT, wanted)
+        assert await store.count_conversations(TENANT, wanted) == len(listed)
+    assert await store.count_conversations(TENANT, ALL) == 5
+    assert await store.count_conversations("t3", ALL) == 0
+
+
+async def test_a_page_of_conversations_goes_on_where_the_last_one_ended(store: Store) -> None:
+    for n in range(5):
+        await committed(store, conversation(f"c{n}"), last_activity=START + n)
+    first = await store.conversations(TENANT, ALL, limit=2)
+    second = await store.conversations(TENANT, ALL, after=first[-1].place, limit=9)
+    assert ids([*first, *second]) == ["c4", "c3", "c2", "c1", "c0"]
+
+
+async def test_a_deleted_conversation_is_listed_and_counted_no_more(store: Store) -> None:
+    await buried(store, await committed(store, conversation()))
+    assert await store.conversations(TENANT, ALL) == []
+    assert await store.count_conversations(TENANT, ALL) == 0
+
+
 # -- inboxes -------------------------------------------------------------------------------------------
 
 

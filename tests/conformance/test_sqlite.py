@@ -574,3 +574,34 @@ async def test_a_failed_opening_gives_the_lock_back(tmp_path: Path, clock: Clock
     await store.open()
     await committed(store, conversation())
     await store.close()
+
+
+async def test_a_file_of_version_3_is_read(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "parley.db"
+    restore("version_3.sql", path)
+    store = SqliteStore(path, clock=clock)
+    await store.open()
+    try:
+        (listed,) = await store.conversations(TENANT, ExecutionFilter(flow_id="book", project_id="p"))
+        assert listed.record == await store.load(TENANT, ID)
+    finally:
+        await store.close()
+
+
+async def test_conversations_that_had_no_execution_are_listed_from_version_3_on(
+    tmp_path: Path, clock: Clock
+) -> None:
+    path = tmp_path / "parley.db"
+    restore("version_2.sql", path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM listing")
+        connection.execute("UPDATE conversations SET doc = json_set(CAST(doc AS TEXT), '$.execution', NULL)")
+    connection.close()
+    store = SqliteStore(path, clock=clock)
+    await store.open()
+    try:
+        (listed,) = await store.conversations(TENANT, ExecutionFilter(status="idle", user_id="u"))
+        assert listed.place.active_at == listed.record.last_activity
+        assert await store.executions(TENANT, ExecutionFilter()) == []
+    finally:
+        await store.close()

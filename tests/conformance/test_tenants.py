@@ -51,6 +51,12 @@ ASKED: dict[str, Ask] = {
     "offsets": lambda s, t, c: s.offsets([(t, c)]),
     "find_execution": lambda s, t, c: s.find_execution(t, "x1" if c == ID else "missing"),
     "executions": lambda s, t, c: s.executions(t, ExecutionFilter(flow_id="book" if c == ID else "missing")),
+    "conversations": lambda s, t, c: s.conversations(
+        t, ExecutionFilter(flow_id="book" if c == ID else "missing")
+    ),
+    "count_conversations": lambda s, t, c: s.count_conversations(
+        t, ExecutionFilter(flow_id="book" if c == ID else "missing")
+    ),
     "waiting": lambda s, t, c: s.waiting(t, ["user:u" if c == ID else "user:missing"]),
     "remove_events": lambda s, t, c: s.remove_events(t, c),
     "flow_version": lambda s, t, c: s.flow_version(t, "f" if c == ID else "missing", 1),

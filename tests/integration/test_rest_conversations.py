@@ -543,3 +543,48 @@ async def test_while_an_effect_runs_an_amendment_waits_its_turn(server: RunningS
     answer = await amending
     assert (answer.status, answer.json["status"]) == (200, "failed")
     assert answer.json["result"]["error"]["code"] == "wrong_state"  # by then the flow had ended
+
+
+# --- listing --------------------------------------------------------------------------------------
+
+
+async def listed(server: RunningServer, query: str = "", who: str | None = None) -> Any:
+    answer = await call(server, "GET", f"/conversations{query}", who=who)
+    assert answer.status == 200, answer.json
+    return answer.json
+
+
+async def test_everybody_lists_what_they_may_read(server: RunningServer) -> None:
+    for id_, who in (("c1", token("u1")), ("c2", STRANGER), ("c3", token("u1"))):
+        await say(server, "hi", id_, who)
+    await call(server, "POST", "/conversations/c3/reset", {})
+
+    async def ids(query: str = "", who: str | None = None) -> set[str]:
+        return {item["conversation_id"] for item in (await listed(server, query, who))["conversations"]}
+
+    assert await ids() == {"c1", "c3"}
+    assert await ids(who=STRANGER) == {"c2"}
+    assert await ids(who=FOREIGN) == set()
+    assert await ids(who=READER) == {"c1", "c2", "c3"}
+    assert await ids("?user_id=u2", READER) == {"c2"}
+    assert await ids("?user_id=u2") == set()
+    assert await ids("?status=idle") == {"c3"}
+    assert await ids("?status=waiting_input&flow_id=greet", READER) == {"c1", "c2"}
+    assert await ids("?until=2001-01-01T00:00:00Z", READER) == set()
+
+
+async def test_a_list_has_pages_and_on_demand_a_total(server: RunningServer) -> None:
+    for n in range(5):
+        await say(server, "hi", f"c{n}")
+    first = await listed(server, "?limit=3&count=true")
+    assert (len(first["conversations"]), first["total"]) == (3, 5)
+    second = await listed(server, f"?limit=3&cursor={first['cursor']}")
+    assert (second["cursor"], second["total"]) == (None, None)
+    found = [item["conversation_id"] for item in (*first["conversations"], *second["conversations"])]
+    assert sorted(found) == [f"c{n}" for n in range(5)]
+    item = first["conversations"][0]
+    assert (item["status"], item["flow_id"], item["message_count"]) == ("waiting_input", "greet", 2)
+    assert "slots" not in item
+    for query in ("?count=1", "?status=nope", "?limit=0", "?cursor=x", "?since=now", "?x=1"):
+        assert refusal(await call(server, "GET", f"/conversations{query}")) == (400, "bad_request")
+    assert (await listed(server, "?user_id=u9&count=true"))["total"] == 0

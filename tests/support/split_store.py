@@ -297,6 +297,24 @@ class SplitStore(MemoryFlows):
         self._check_open()
         return self._listing.executions(tenant_id, wanted, after=after, limit=limit, max_bytes=max_bytes)
 
+    async def conversations(
+        self,
+        tenant_id: str,
+        wanted: ExecutionFilter,
+        *,
+        after: ListPlace | None = None,
+        limit: int = 50,
+        max_bytes: int = 4 * 1024 * 1024,
+    ) -> list[Listed]:
+        self._check_open()
+        return self._listing.executions(
+            tenant_id, wanted, after=after, limit=limit, max_bytes=max_bytes, idle=True
+        )
+
+    async def count_conversations(self, tenant_id: str, wanted: ExecutionFilter) -> int:
+        self._check_open()
+        return self._listing.count(tenant_id, wanted)
+
     async def waiting(
         self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None = None, limit: int = 50
     ) -> list[Waiting]:

@@ -70,6 +70,33 @@ class ConversationMade(ServerModel):
     conversation_id: str
 
 
+class ConversationSummary(ServerModel):
+    """Where a conversation stands; nothing of what was said in it."""
+
+    conversation_id: str
+    user_id: str | None
+    project_id: str | None
+    status: str
+    current_state: str
+    flow_id: str | None
+    flow_version: int | None
+    execution_id: str | None
+    channel: str
+    message_count: int
+    created_at: Time
+    last_activity: Time
+    epoch: str
+    offset: int
+
+
+class ConversationsAnswer(ServerModel):
+    """A page of conversations; ``cursor`` is null at the end, ``total`` where it was not asked for."""
+
+    conversations: list[ConversationSummary]
+    cursor: str | None
+    total: int | None
+
+
 class ReceiptAnswer(ServerModel):
     """A command was durably accepted. ``result`` is the data of its ``turn.*`` event once that has ended."""
 

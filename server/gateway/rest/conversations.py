@@ -14,12 +14,14 @@ from server.gateway.rest.api import Api, Asked, arguments
 from server.gateway.rest.bodies import Body, ContextBody, NewConversationBody, ProcessBody, ResetBody
 from server.gateway.rest.envelope import exchange_of, json_response
 from server.gateway.rest.event_stream import ConversationStream, read_place
-from server.gateway.rest.pages import read_limit
+from server.gateway.rest.filters import FILTERS, STATUSES, read_filter
+from server.gateway.rest.pages import PAGE_PARAMETERS, cursor_of, read_cursor, read_limit
 from server.gateway.rest.preferences import DEFAULT_WAIT_S, wait_s
 from server.gateway.rest.streams import Streams
 from server.gateway.rest.turn_stream import TurnStream
 from server.handlers import conversations
 from server.handlers.ids import new_conversation_id
+from storage.listing import ListPlace
 
 LIST: Final = "/v1/conversations"
 ONE: Final = f"{LIST}/{{conversation_id}}"
@@ -43,7 +45,7 @@ class ConversationRoutes:
         """Return the routes."""
         route = self._api.route
         return [
-            route(LIST, POST=self.create),
+            route(LIST, GET=self.list_, POST=self.create),
             route(ONE, DELETE=self.delete),
             route(f"{ONE}/process", POST=self.process),
             route(f"{ONE}/state", GET=self.state),
@@ -59,6 +61,20 @@ class ConversationRoutes:
         conversation_id = new_conversation_id(asked.principal, asked.origin().key)
         place = {"location": f"{LIST}/{conversation_id}"}
         return json_response({"conversation_id": conversation_id}, 201, place)
+
+    async def list_(self, asked: Asked) -> Response:
+        """List conversations, the most lately active first: ``{conversations, cursor, total}``."""
+        query = asked.query(FILTERS | PAGE_PARAMETERS | {"count"})
+        place, limit = read_cursor(query), read_limit(query)
+        views, behind, total = await conversations.list_conversations(
+            self._services,
+            asked.principal,
+            read_filter(query, STATUSES),
+            after=None if place is None else ListPlace(*place),
+            limit=limit,
+            count=_flag(query, "count"),
+        )
+        return json_response({"conversations": views, "cursor": cursor_of(behind), "total": total})
 
     async def process(self, asked: Asked) -> Response:
         """Say something: 200 with the turn's data, 202 with a receipt where it takes longer, or a stream."""
@@ -152,6 +168,13 @@ def _conversation_id(asked: Asked) -> str:
             field="conversation_id",
         )
     return conversation_id
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    text = query.get(name, "false")
+    if text not in ("true", "false"):
+        raise Refused(ErrorCode.BAD_REQUEST, f"{name} must be true or false.", field=name)
+    return text == "true"
 
 
 def _offset(query: Mapping[str, str], name: str) -> int | None:

@@ -1,12 +1,9 @@
 """``/v1/flows/{id}/start`` and ``/v1/executions``: runs of flows, and what can be done to them."""
 
-from typing import Final, get_args
-
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.errors import ErrorCode, Refused
-from server.gateway.rest.api import Api, Asked, Endpoint, arguments, text_query
+from server.gateway.rest.api import Api, Asked, Endpoint, arguments
 from server.gateway.rest.bodies import (
     AcceptanceBody,
     Body,
@@ -19,14 +16,11 @@ from server.gateway.rest.bodies import (
     StartBody,
 )
 from server.gateway.rest.envelope import json_response
-from server.gateway.rest.pages import PAGE_PARAMETERS, cursor_of, read_cursor, read_limit, read_time
+from server.gateway.rest.filters import EXECUTION_STATUSES, FILTERS, read_filter
+from server.gateway.rest.pages import PAGE_PARAMETERS, cursor_of, read_cursor, read_limit
 from server.handlers import executions
 from server.handlers.executions import Decision, Receipt
-from storage.listing import ExecutionFilter, ListPlace
-from storage.models import ExecutionStatus
-
-_FILTERS: Final = frozenset({"status", "flow_id", "user_id", "project_id", "since", "until"})
-_STATUSES: Final = get_args(ExecutionStatus)
+from storage.listing import ListPlace
 
 
 class ExecutionRoutes:
@@ -70,15 +64,8 @@ class ExecutionRoutes:
 
     async def list_(self, asked: Asked) -> Response:
         """List current executions, the most lately active first: ``{executions, cursor}``."""
-        query = asked.query(_FILTERS | PAGE_PARAMETERS)
-        wanted = ExecutionFilter(
-            status=_status(query.get("status")),
-            flow_id=text_query(query, "flow_id"),
-            user_id=text_query(query, "user_id"),
-            project_id=text_query(query, "project_id"),
-            since=read_time(query, "since"),
-            until=read_time(query, "until"),
-        )
+        query = asked.query(FILTERS | PAGE_PARAMETERS)
+        wanted = read_filter(query, EXECUTION_STATUSES)
         place, limit = read_cursor(query), read_limit(query)
         after = None if place is None else ListPlace(*place)
         views, behind = await executions.list_executions(
@@ -114,17 +101,6 @@ class ExecutionRoutes:
             )
 
         return command
-
-
-def _status(text: str | None) -> str | None:
-    if text is None or text in _STATUSES:
-        return text
-    raise Refused(
-        ErrorCode.BAD_REQUEST,
-        "status is none that an execution can have.",
-        field="status",
-        suggestion=f"One of: {', '.join(_STATUSES)}.",
-    )
 
 
 def _receipt(receipt: Receipt) -> Response:

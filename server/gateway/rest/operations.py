@@ -6,7 +6,7 @@ A route that is not here, and an entry without a route, fail ``tests/integration
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -15,7 +15,7 @@ from protocol.events import TurnCompletedData, TurnFailedData
 from protocol.records import HistoryResult, StateRecord
 from server.gateway.rest import answers as a
 from server.gateway.rest import bodies as b
-from storage.models import ExecutionStatus
+from server.gateway.rest.filters import EXECUTION_STATUSES, STATUSES
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -148,7 +148,27 @@ def _act(
     )  # fmt: skip
 
 
+def _filters(statuses: tuple[str, ...]) -> tuple[Parameter, ...]:
+    return (
+        Parameter("status", "Only of this status.", {"enum": list(statuses)}),
+        Parameter("flow_id", "Only of this flow.", NAME),
+        Parameter("user_id", "Only of this user.", NAME),
+        Parameter("project_id", "Only of this project.", NAME),
+        Parameter("since", "Only active at or after this time.", TIME),
+        Parameter("until", "Only active before this time.", TIME),
+    )
+
+
 OPERATIONS: Final = (
+    Operation(
+        "GET", "/v1/conversations", "listConversations", "conversations",
+        "List conversations, the most recent first",
+        {200: Reply("A page.", (a.ConversationsAnswer,))},
+        parameters=(
+            LIMIT, CURSOR, *_filters(STATUSES),
+            Parameter("count", "Whether `total` tells how many there are.", {"enum": ["true", "false"]}),
+        ),
+    ),
     Operation(
         "POST", "/v1/conversations", "createConversation", "conversations", "Make a conversation id",
         {201: Reply("A new id; nothing is stored yet.", (a.ConversationMade,),
@@ -206,15 +226,7 @@ OPERATIONS: Final = (
     Operation(
         "GET", "/v1/executions", "listExecutions", "executions", "List executions, the most recent first",
         {200: Reply("A page.", (a.ExecutionsAnswer,))},
-        parameters=(
-            LIMIT, CURSOR,
-            Parameter("status", "Only of this status.", {"enum": list(get_args(ExecutionStatus))}),
-            Parameter("flow_id", "Only of this flow.", NAME),
-            Parameter("user_id", "Only of this user.", NAME),
-            Parameter("project_id", "Only of this project.", NAME),
-            Parameter("since", "Only active at or after this time.", TIME),
-            Parameter("until", "Only active before this time.", TIME),
-        ),
+        parameters=(LIMIT, CURSOR, *_filters(EXECUTION_STATUSES)),
     ),
     Operation(
         "GET", RUN, "getExecution", "executions", "Show one execution",

@@ -29,8 +29,12 @@ def records(draw: st.DrawFn) -> Conversation:
         updated_at=NOW + draw(st.integers(0, 2)) * ACTIVITY_MS // 2,
         pause=draw(st.sampled_from([None, Pause("next", NOW), Pause("ask", NOW)])),
     )
-    deleted_at = draw(st.sampled_from([None, None, NOW]))
-    record = replace(conversation(), user_id=draw(st.sampled_from([None, "u"])), deleted_at=deleted_at)
+    record = replace(
+        conversation(),
+        user_id=draw(st.sampled_from([None, "u"])),
+        last_activity=NOW + draw(st.integers(0, 2)) * ACTIVITY_MS // 2,
+        deleted_at=draw(st.sampled_from([None, None, NOW])),
+    )
     return replace(record, execution=draw(st.sampled_from([run, run, None])))
 
 

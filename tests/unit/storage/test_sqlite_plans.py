@@ -39,6 +39,11 @@ READS: dict[str, Run] = {
     "executions_of_status": lambda c: executions(c, ExecutionFilter(status="paused")),
     "executions_of_user": lambda c: executions(c, ExecutionFilter(user_id="u", since=1, until=9)),
     "executions_of_flow": lambda c: executions(c, ExecutionFilter(flow_id="f", project_id="p")),
+    "conversations": lambda c: queries.executions(c, TENANT, ExecutionFilter(), None, 10, 1000, idle=True),
+    "idle_conversations": lambda c: queries.executions(
+        c, TENANT, ExecutionFilter(status="idle"), None, 10, 1000, idle=True
+    ),
+    "count_conversations": lambda c: queries.count_conversations(c, TENANT, ExecutionFilter(user_id="u")),
     "waiting": lambda c: queries.waiting(c, TENANT, ["user:u", "scope:s", "scope:t"], WaitPlace(5, "p1"), 10),
     "flow_version": lambda c: flows.flow_version(c, TENANT, "f", 1),
     "flows": lambda c: flows.flows(c, TENANT),
