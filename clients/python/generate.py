@@ -42,6 +42,7 @@ Written by clients/python/generate.py from ``_async``, ``_conversation`` and ``_
 then run it.
 """
 
+import os
 import random as random_module
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +54,7 @@ from ._clock import Clock
 from ._connection import ConnectionEvent, Token
 from ._conversation import REQUEST_TIMEOUT_S, AsyncConversation
 from ._execution import AsyncExecution
+from ._outbox import OUTBOX_BYTES
 from ._portal import Portal
 from ._session import OUTBOX_LIMIT
 from ._sync_stream import SyncStream, SyncTurnStream

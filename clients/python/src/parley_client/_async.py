@@ -4,6 +4,7 @@
 A synchronous client wraps this one: run a loop in a thread and hand it each call.
 """
 
+import os
 import random as random_module
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,9 +16,11 @@ from ._clock import Clock, LoopClock
 from ._connection import Connection, ConnectionEvent, Token
 from ._conversation import REQUEST_TIMEOUT_S, AsyncConversation
 from ._execution import AsyncExecution, pages
+from ._outbox import OUTBOX_BYTES, Outbox
 from ._rest import Rest
 from ._session import OUTBOX_LIMIT, Session
 from ._stream import Stream
+from ._wire import socket_url
 from .records import Execution, InboxItem, mapping
 
 OPEN_TIMEOUT_S: Final = 30.0
@@ -52,7 +55,12 @@ class AsyncParley:
         on_connection: called with each ``ConnectionEvent``; what it raises is logged and goes no further.
         on_frame: called with ``"in"`` or ``"out"`` and each frame's text, tokens struck out.
         open_timeout: seconds that entering may take, attempts included; None is for ever.
+        outbox: a file that keeps the commands of conversations which are not yet acknowledged, so that they
+            survive this process: the next client that is given the file sends them, first, in order and
+            under their old keys. Each command then costs a write to the disk. One client, one server and one
+            user have it at a time. Without a file the outbox ends with the process.
         outbox_limit: commands that may wait for their acknowledgement; ``OutboxFull`` beyond.
+        outbox_bytes: how large they may be together, where they are kept in a file; the same.
         event_buffer: events that a reader may leave unread; ``EventsOverflow`` beyond.
         connect_options: more arguments for ``websockets.asyncio.client.connect`` (``ssl``, ``proxy``, ...).
         random: uniform in [0, 1), for the pauses.
@@ -61,6 +69,7 @@ class AsyncParley:
 
     Raises:
         ValueError: the URL is none, or holds credentials.
+        OutboxUnusable: the file is in use, damaged, or for another server.
     """
 
     def __init__(
@@ -73,7 +82,9 @@ class AsyncParley:
         on_connection: Callable[[ConnectionEvent], None] | None = None,
         on_frame: Callable[[str, str], None] | None = None,
         open_timeout: float | None = OPEN_TIMEOUT_S,
+        outbox: str | os.PathLike[str] | None = None,
         outbox_limit: int = OUTBOX_LIMIT,
+        outbox_bytes: int = OUTBOX_BYTES,
         event_buffer: int = EVENT_BUFFER,
         connect_options: Mapping[str, Any] | None = None,
         random: Callable[[], float] = random_module.random,
@@ -82,10 +93,12 @@ class AsyncParley:
     ) -> None:
         clock = clock or LoopClock()
         self._open_timeout = open_timeout
+        kept = None if outbox is None else Outbox(outbox, socket_url(url), max_bytes=outbox_bytes)
         self._connection = Connection(
             url,
             token,
-            Session(outbox_limit=outbox_limit, locale=locale, timezone=timezone),
+            Session(outbox_limit=outbox_limit, locale=locale, timezone=timezone, journal=kept),
+            outbox=kept,
             on_connection=on_connection,
             on_frame=on_frame,
             event_buffer=event_buffer,
@@ -298,6 +311,11 @@ class AsyncParley:
     def connected(self) -> bool:
         """Whether the server has said welcome and the connection stands, as far as is known."""
         return self._connection.online
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many commands wait for their acknowledgement, those that an earlier process left included."""
+        return self._connection.session.unacknowledged
 
     @property
     def principal(self) -> Mapping[str, Any] | None:

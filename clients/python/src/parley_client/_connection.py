@@ -23,9 +23,18 @@ from websockets.typing import Subprotocol
 from . import _outputs as out
 from . import _wire
 from ._clock import Clock, Timer, sleep
+from ._outbox import Outbox
 from ._session import Session
 from ._stream import Stream
-from .errors import ConnectionClosed, ConnectionLost, ParleyError, Timeout, TokenExpired, error_from_wire
+from .errors import (
+    ConnectionClosed,
+    ConnectionLost,
+    OutboxUnusable,
+    ParleyError,
+    Timeout,
+    TokenExpired,
+    error_from_wire,
+)
 
 Json = Any
 Token = str | Callable[[], str | Awaitable[str]]
@@ -136,6 +145,7 @@ class Connection:
         token: Token | None,
         session: Session,
         *,
+        outbox: Outbox | None,
         on_connection: Callable[[ConnectionEvent], None] | None,
         on_frame: Callable[[str, str], None] | None,
         event_buffer: int,
@@ -153,6 +163,11 @@ class Connection:
         self.watchers: weakref.WeakSet[Stream[ConnectionEvent]] = weakref.WeakSet()
         self.welcome: Mapping[str, Json] | None = None
         self._token = token
+        self._outbox = outbox
+        self._restored: set[tuple[str, str]] = set()
+        if outbox is not None:
+            session.restore(outbox.frames)
+            self._restored = {(each["conversation_id"], each["idempotency_key"]) for each in outbox.frames}
         self._on_connection = on_connection
         self._on_frame = on_frame
         self._connect_options = connect_options
@@ -237,6 +252,8 @@ class Connection:
         if self._opened is not None and not self._opened.done():
             self._opened.set_exception(error.fresh())
             self._opened.exception()  # seen: nobody may be waiting any more
+        if self._outbox is not None:
+            self._outbox.close()
         code = error.close_code if isinstance(error, ConnectionClosed) else None
         self._emit(ConnectionEvent(state="closed", code=code, reason=error.message, error=error))
         for stream in list(self.watchers):
@@ -450,12 +467,20 @@ class Connection:
         if performer is not None:
             performer(output)
             return
+        if isinstance(output, out.Refusal) and (output.conversation_id, output.key) in self._restored:
+            self._emit(
+                ConnectionEvent(
+                    state="trouble",
+                    error=error_from_wire(output.error),
+                    reason=f"the command {output.key}, kept from an earlier run, was refused",
+                )
+            )
         chat = self.chats.get(output.conversation_id)  # type: ignore[union-attr]
         if chat is not None:
             _TOLD[kind](chat, output)
 
     def _do_send(self, output: out.Send) -> None:
-        if self._socket is None:
+        if self._socket is None or self._fatal is not None:
             return
         if self._on_frame is not None:
             self._record("out", _wire.without_token(output.text) if output.secret else output.text)
@@ -485,6 +510,18 @@ class Connection:
 
     def _do_online(self, output: out.Online) -> None:
         self.welcome = output.welcome
+        principal = output.welcome.get("principal") or {}
+        owner = (str(principal.get("tenant_id")), str(principal.get("user_id")))
+        if self._outbox is not None and not self._outbox.own(owner):
+            self.end(
+                OutboxUnusable(
+                    f"The commands in the outbox {self._outbox.path} are another user's.",
+                    code="outbox_of_another",
+                    suggestion="Give each user a file of its own.",
+                )
+            )
+            self._do_close(out.Close(_wire.CLOSE_NORMAL, "another user's outbox"))
+            return
         self._welcomed_at = self.clock.now()
         self._emit(ConnectionEvent(state="connected", attempt=self._attempt))
         if self._opened is not None and not self._opened.done():

@@ -43,6 +43,9 @@ that another user then made is detached in silence.
 without epoch for a conversation that had one, drop cursor and outbox; whoever waits is told
 ``conversation_not_found``.
 
+**Outbox.** A command is in the journal, if there is one, before it is sent, and leaves it when it is
+acknowledged or has ended, at the latest. What an earlier process left goes first, under its old keys.
+
 **Bounds.** ``outbox_limit`` unacknowledged commands and as many requests (``OutboxFull`` beyond, nothing
 taken); 16 unfinished streams and 64 finished message ids a conversation, the oldest forgotten first.
 """
@@ -50,10 +53,10 @@ taken); 16 unfinished streams and 64 finished message ids a conversation, the ol
 import heapq
 import json
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from . import _wire
 from ._outputs import (
@@ -167,6 +170,16 @@ class _Chat:
         return not self.wanted or self.phase in (_Phase.LIVE, _Phase.AWAITING_SNAPSHOT)
 
 
+class Journal(Protocol):
+    """Where commands are kept until they are acknowledged (``_outbox.Outbox``)."""
+
+    def keep(self, frame: dict[str, Json], size: int) -> None:
+        """Make a command durable; raises ``OutboxFull``."""
+
+    def release(self, conversation_id: str, key: str, *, durable: bool = False) -> None:
+        """Drop a command, if it is there."""
+
+
 class _Unreadable(Exception):  # noqa: N818
     """The server sent what is not a frame."""
 
@@ -197,11 +210,18 @@ class Session:
         outbox_limit: unacknowledged commands (and, counted apart, requests) that are held.
         locale: sent with ``hello``.
         timezone: sent with ``hello``.
+        journal: keeps commands over the end of the process.
     """
 
     def __init__(
-        self, *, outbox_limit: int = OUTBOX_LIMIT, locale: str | None = None, timezone: str | None = None
+        self,
+        *,
+        outbox_limit: int = OUTBOX_LIMIT,
+        locale: str | None = None,
+        timezone: str | None = None,
+        journal: Journal | None = None,
     ) -> None:
+        self._journal = journal
         self._outbox_limit = outbox_limit
         self._locale = locale
         self._timezone = timezone
@@ -320,12 +340,28 @@ class Session:
         if self._unacked >= self._outbox_limit:
             self._tidy(chat)
             raise OutboxFull(f"{self._unacked} commands wait for their acknowledgement")
+        if self._journal is not None:
+            try:
+                self._journal.keep(frame, len(body.encode()))
+            except BaseException:
+                self._tidy(chat)
+                raise
         command = _Command(chat, key, body, impatient=frame.get("on_busy") == "reject")
         chat.commands[key] = command
         chat.queue.append(command)
         self._unacked += 1
         self._offer(chat)
         return self._finish(now_ms)
+
+    def restore(self, frames: Iterable[dict[str, Json]]) -> None:
+        """Take commands that an earlier process left, before the first connection; nobody waits for them."""
+        for frame in frames:
+            chat = self._chat(frame["conversation_id"])
+            key, body = frame["idempotency_key"], _wire.encode(frame)
+            command = _Command(chat, key, body, impatient=False, orphan=True)
+            chat.commands[key] = command
+            chat.queue.append(command)
+            self._unacked += 1
 
     def abandon(self, conversation_id: str, key: str) -> None:
         """Nobody waits for this command any more. It is not undone; only its outcome is not asked for."""
@@ -941,7 +977,12 @@ class Session:
         chat.paused = False
         self._offer(chat)
 
+    def _release(self, command: _Command, *, durable: bool = False) -> None:
+        if self._journal is not None:
+            self._journal.release(command.chat.conversation_id, command.key, durable=durable)
+
     def _acknowledged(self, command: _Command) -> None:
+        self._release(command)
         if not command.acked:
             command.acked = True
             self._unacked -= 1
@@ -971,6 +1012,7 @@ class Session:
     ) -> None:
         chat = command.chat
         command.settled = True
+        self._release(command)
         self._out.append(Settled(chat.conversation_id, command.key, completed, data, through))
         if chat.inflight is command:
             return  # its ack is still to come, and the next one waits for that
@@ -981,6 +1023,7 @@ class Session:
     def _refuse(self, command: _Command, error: Mapping[str, Json]) -> None:
         chat = command.chat
         command.settled = True
+        self._release(command, durable=error.get("code") == "conversation_not_found")
         self._out.append(Refusal(chat.conversation_id, command.key, error))
         if chat.inflight is not command:
             self._acknowledged(command)

@@ -4,6 +4,7 @@ Written by clients/python/generate.py from ``_async``, ``_conversation`` and ``_
 then run it.
 """
 
+import os
 import random as random_module
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from ._clock import Clock
 from ._connection import ConnectionEvent, Token
 from ._conversation import REQUEST_TIMEOUT_S, AsyncConversation
 from ._execution import AsyncExecution
+from ._outbox import OUTBOX_BYTES
 from ._portal import Portal
 from ._session import OUTBOX_LIMIT
 from ._sync_stream import SyncStream, SyncTurnStream
@@ -558,7 +560,12 @@ class Parley:
         on_connection: called with each ``ConnectionEvent``; what it raises is logged and goes no further.
         on_frame: called with ``"in"`` or ``"out"`` and each frame's text, tokens struck out.
         open_timeout: seconds that entering may take, attempts included; None is for ever.
+        outbox: a file that keeps the commands of conversations which are not yet acknowledged, so that they
+            survive this process: the next client that is given the file sends them, first, in order and
+            under their old keys. Each command then costs a write to the disk. One client, one server and one
+            user have it at a time. Without a file the outbox ends with the process.
         outbox_limit: commands that may wait for their acknowledgement; ``OutboxFull`` beyond.
+        outbox_bytes: how large they may be together, where they are kept in a file; the same.
         event_buffer: events that a reader may leave unread; ``EventsOverflow`` beyond.
         connect_options: more arguments for ``websockets.asyncio.client.connect`` (``ssl``, ``proxy``, ...).
         random: uniform in [0, 1), for the pauses.
@@ -567,6 +574,7 @@ class Parley:
 
     Raises:
         ValueError: the URL is none, or holds credentials.
+        OutboxUnusable: the file is in use, damaged, or for another server.
     """
 
     def __init__(
@@ -579,7 +587,9 @@ class Parley:
         on_connection: Callable[[ConnectionEvent], None] | None = None,
         on_frame: Callable[[str, str], None] | None = None,
         open_timeout: float | None = OPEN_TIMEOUT_S,
+        outbox: str | os.PathLike[str] | None = None,
         outbox_limit: int = OUTBOX_LIMIT,
+        outbox_bytes: int = OUTBOX_BYTES,
         event_buffer: int = EVENT_BUFFER,
         connect_options: Mapping[str, Any] | None = None,
         random: Callable[[], float] = random_module.random,
@@ -595,7 +605,9 @@ class Parley:
             on_connection=on_connection,
             on_frame=on_frame,
             open_timeout=open_timeout,
+            outbox=outbox,
             outbox_limit=outbox_limit,
+            outbox_bytes=outbox_bytes,
             event_buffer=event_buffer,
             connect_options=connect_options,
             random=random,
@@ -786,6 +798,11 @@ class Parley:
     def connected(self) -> bool:
         """Whether the server has said welcome and the connection stands, as far as is known."""
         return self._portal.peek(lambda: self._inner.connected)
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many commands wait for their acknowledgement, those that an earlier process left included."""
+        return self._portal.peek(lambda: self._inner.unacknowledged)
 
     @property
     def principal(self) -> Mapping[str, Any] | None:

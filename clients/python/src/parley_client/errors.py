@@ -20,6 +20,7 @@ The tree::
     ├── ConnectionClosed            the connection has ended for good; ``close_code``, ``reason``
     ├── Timeout                     the caller's time is up (also a ``TimeoutError``); the command stands
     ├── OutboxFull                  too many commands wait to be sent; nothing was taken
+    ├── OutboxUnusable              the outbox's file is in use, damaged, or somebody else's
     ├── ClientMisused               used in a forked child, or from one of its own callbacks
     └── EventsOverflow              a slow reader of events was cut off; nothing is lost on the server
 
@@ -54,6 +55,7 @@ __all__ = [
     "NotFound",
     "OriginNotAllowed",
     "OutboxFull",
+    "OutboxUnusable",
     "Overloaded",
     "ParleyError",
     "PayloadTooLarge",
@@ -444,10 +446,20 @@ class Timeout(ParleyError, TimeoutError):  # noqa: N818
 
 
 class OutboxFull(ParleyError):  # noqa: N818
-    """Too many commands wait for their acknowledgement; this one was not taken."""
+    """Too many commands, or too large ones, wait for their acknowledgement; this one was not taken."""
 
     default_code = "outbox_full"
     default_temporary = True
+
+
+class OutboxUnusable(ParleyError):  # noqa: N818
+    """The outbox's file cannot be used.
+
+    ``code`` is ``outbox_in_use``, ``outbox_unreadable``, ``outbox_unwritable``, or ``outbox_of_another``
+    where the commands in it are another user's or for another server.
+    """
+
+    default_code = "outbox_unusable"
 
 
 class ClientMisused(ParleyError):  # noqa: N818
