@@ -18,7 +18,7 @@ import uvicorn
 from protocol.codec import CodecLimits
 from protocol.frames import SUBPROTOCOL
 from protocol.session import SessionLimits
-from server.auth.origins import OriginPolicy
+from server.auth.origins import LOCAL_NAMES, OriginPolicy
 from server.auth.tokens import TokenVerifier
 from server.auth.visitors import Visitors
 from server.delivery.hub import Hub
@@ -83,6 +83,7 @@ class Application:
         self.metrics = Metrics()
         self.readiness = Readiness(store.ping)
         self._dev = dev
+        self._origins = OriginPolicy(settings.origins)
         self._bus = bus
         actions = Actions.load(settings.actions)
         clock = StoreClock(store)
@@ -140,6 +141,17 @@ class Application:
             raise
         self.readiness.started = True
 
+    def listens_at(self, host: str, port: int) -> None:
+        """Take over where this instance is reached. In development its own page may connect from there.
+
+        Args:
+            host: the address it listens on, no name.
+            port: the one it got.
+        """
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if self._dev:
+            self._origins.allow([self.url, *(f"http://{name}:{port}" for name in LOCAL_NAMES)])
+
     async def shutdown(self) -> None:
         """Release everything, in the opposite order. Safe to call after ``drain``, and twice."""
         self.drain.begin()
@@ -183,7 +195,7 @@ class Application:
                 metrics=self.metrics,
             ),
             limits=SessionLimits(codec, settings.frames_per_second),
-            origins=OriginPolicy(settings.origins),
+            origins=self._origins,
             counter=ConnectionCounter(
                 per_principal=settings.connections_per_principal,
                 per_instance=settings.connections_per_instance,
@@ -219,14 +231,14 @@ class Application:
         visitors = Visitors.from_settings(settings, settings.default_tenant)
         return VisitorRoutes(
             visitors=visitors,
-            origins=OriginPolicy(settings.origins),
+            origins=self._origins,
             wall_s=time.time,
             max_bytes=settings.max_frame_bytes,
         ).routes()
 
     def _api_routes(self) -> list[Any]:
         settings = self.settings
-        api = Api(self.gateway.services, OriginPolicy(settings.origins), settings.max_frame_bytes)
+        api = Api(self.gateway.services, self._origins, settings.max_frame_bytes)
         return [
             *ConversationRoutes(api, self.streams).routes(),
             *ExecutionRoutes(api).routes(),
@@ -391,8 +403,7 @@ def _calm_the_collector() -> None:
 async def _run(
     application: Application, listener: socket.socket, on_ready: Callable[[Application], None] | None
 ) -> None:
-    host, port = listener.getsockname()[:2]
-    application.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    application.listens_at(*listener.getsockname()[:2])
 
     def on_listening() -> None:
         if on_ready is not None:

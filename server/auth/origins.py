@@ -1,10 +1,13 @@
 """Which browser pages may connect: the ``Origin`` header against a list."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from server.settings import normal_origin
 
-_ANY_LABEL = "://*."
+LOCAL_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
+"""What a machine calls itself."""
+_ANY_LABEL: Final = "://*."
 
 
 class OriginPolicy:
@@ -21,11 +24,17 @@ class OriginPolicy:
     """
 
     def __init__(self, origins: Iterable[str]) -> None:
-        patterns = {normal_origin(origin) for origin in origins}
-        self._exact = frozenset(pattern for pattern in patterns if _ANY_LABEL not in pattern)
-        self._below = frozenset(
-            pattern.replace(_ANY_LABEL, "://", 1) for pattern in patterns if _ANY_LABEL in pattern
-        )
+        self._exact: set[str] = set()
+        self._below: set[str] = set()
+        self.allow(origins)
+
+    def allow(self, origins: Iterable[str]) -> None:
+        """Allow more origins and patterns. Raises ValueError."""
+        for pattern in map(normal_origin, origins):
+            if _ANY_LABEL in pattern:
+                self._below.add(pattern.replace(_ANY_LABEL, "://", 1))
+            else:
+                self._exact.add(pattern)
 
     def allows(self, origin: str | None) -> bool:
         """Tell whether a connection with this ``Origin`` header may be served.

@@ -71,8 +71,6 @@ def _settings(project: Project, overrides: dict[str, Any], public: bool) -> Sett
     project.make_state()
     if settings.jwt_secret is None:
         defaults["jwt_secret"] = project.make_secret()
-    if not public and settings.port:
-        defaults["origins"] = (f"http://127.0.0.1:{settings.port}", f"http://localhost:{settings.port}")
     return project.settings(overrides, defaults=defaults)
 
 

@@ -35,7 +35,8 @@ and so are {_CLIENT_NAMES}, which are for clients, and other programs' variables
 `JWT_SECRET` is no flag, because everybody on a machine can read the command lines of its processes.
 
 `dev` has defaults of its own: `DEFAULT_TENANT` `default`, `LOG_FORMAT` `console`, `LOG_LEVEL` `warning`,
-`DRAIN_SECONDS` 5, `STORE` and `JWT_SECRET` in the project's `.parley` folder, and `ORIGINS` its own address.
+`DRAIN_SECONDS` 5, `STORE` and `JWT_SECRET` in the project's `.parley` folder. Its own page may
+always connect, whatever `ORIGINS` says.
 
 A SQLite or memory store serves exactly one instance, so it is refused together with a networked `BUS`.
 

@@ -224,6 +224,20 @@ async def test_an_allowed_page_may_read_the_answer(dev: RunningServer) -> None:
     assert (await ask(dev, "OPTIONS", "/v1/visitors", Origin="http://x.example")).status == 403
 
 
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "[::1]"])
+async def test_the_servers_own_page_may_always_ask_and_connect(dev: RunningServer, name: str) -> None:
+    own = f"{name}:{dev.address[1]}"
+    answer = await visit(dev, Origin=f"http://{own}", Host=own)
+    assert answer.status == 201
+    client = await dev.open(origin=f"http://{own}")
+    assert (await client.ask("hello", token=answer.json["token"]))["type"] == "welcome"
+    assert (await ask(dev, "OPTIONS", "/v1/inbox", Origin=f"https://{own}")).status == 403
+
+
+async def test_a_server_that_is_not_for_development_allows_no_page_by_itself(server: RunningServer) -> None:
+    assert (await ask(server, "OPTIONS", "/v1/inbox", Origin=server.url)).status == 403
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status", "code"),
     [

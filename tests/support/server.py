@@ -225,11 +225,10 @@ async def running_server(
     made = test_settings(folder, **settings)
     application = build(made, store=store or MemoryStore(), dev=dev)
     listener = listen(made.host, 0)
-    host, port = listener.getsockname()[:2]
     listening = asyncio.Event()
     server = Server(uvicorn_config(application), listening.set)
     await application.startup()
-    application.url = f"http://{host}:{port}"
+    application.listens_at(*listener.getsockname()[:2])
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await listening.wait()
     running = RunningServer(application.url, application)

@@ -15,14 +15,13 @@ from starlette.routing import Route
 
 from protocol.codec import validate_body
 from protocol.errors import ErrorCode, Refused
-from server.auth.origins import OriginPolicy
+from server.auth.origins import LOCAL_NAMES, OriginPolicy
 from server.auth.visitors import Visitors
 from server.gateway.rest.bodies import VisitorBody
 from server.gateway.rest.cors import Cors
 from server.gateway.rest.envelope import json_response, read_json
 
 PATH: Final = "/v1/visitors"
-_LOCAL_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
 class VisitorRoutes:
@@ -67,7 +66,7 @@ class VisitorRoutes:
         peer = request.client.host if request.client else ""
         port = (request.scope.get("server") or ("", None))[1]
         hosts = [value.lower() for value in request.headers.getlist("host")]
-        if not _is_loopback(peer) or len(hosts) != 1 or hosts[0] not in {f"{n}:{port}" for n in _LOCAL_NAMES}:
+        if not _is_loopback(peer) or len(hosts) != 1 or hosts[0] not in {f"{n}:{port}" for n in LOCAL_NAMES}:
             raise Refused(
                 ErrorCode.PERMISSION_DENIED,
                 "Visitors without a key are for this machine only, by its local name.",
