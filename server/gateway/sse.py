@@ -100,9 +100,14 @@ class EventStream:
             await self.cut()
             raise StreamEnded from None
 
-    async def cut(self) -> None:
-        """Drop the connection of a client that reads nothing; a polite close would wait for its reader."""
+    def drop(self) -> bool:
+        """Drop the connection at once, with what was not read; tell whether that can be done here."""
         if self._abort is not None:
             self._abort()
+        return self._abort is not None
+
+    async def cut(self) -> None:
+        """Drop the connection of a client that reads nothing; a polite close would wait for its reader."""
+        if self.drop():
             while (await self._receive())["type"] != "http.disconnect":
                 pass

@@ -13,6 +13,7 @@ import pytest
 from server.delivery.outbox import OUTBOX_MAX_BYTES, SEND_DEADLINE_MS
 from server.gateway.wire import CLOSE_TIMEOUT_S
 from tests.support.raw import CLOSE, PING, PONG, TEXT, RawSocket, frame, raw_socket
+from tests.support.rest import streamed
 from tests.support.server import RunningServer, ServerProcess, running_server, server_process, token
 
 RECEIVE_BYTES = 65_536
@@ -196,3 +197,22 @@ async def test_a_hundred_stalled_readers_cost_a_bounded_amount_of_memory(tmp_pat
             assert number(after, 'parley_closes_total{code="4003"}') == 50
             assert number(after, "process_resident_memory_bytes") - before < 50 * 2 * OUTBOX_MAX_BYTES
         assert "Traceback" not in server.log.read_text()
+
+
+async def test_a_stream_that_nobody_reads_is_cut_off_like_a_socket(loud: RunningServer) -> None:
+    """More than 1 MiB waits; the connection is dropped at once, not when somebody reads it."""
+    gateway = loud.application.gateway
+    talker = await loud.connect(token("u1"))
+    await talker.say("c1", "hi")
+    async with streamed(loud, "/conversations/c1/events") as events:
+        raw = events.writer.transport.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        events.writer.transport.pause_reading()  # type: ignore[attr-defined] # both ways are one transport
+        sent = 0
+        while gateway.counter.count == 2 and sent < 2000:
+            await talker.say("c1", "more")
+            sent += 1
+        assert gateway.counter.count == 1
+        assert loud.application.hub.watched == 0
+        assert not loud.application.wheel.stalled
+        assert sent * 15_000 > OUTBOX_MAX_BYTES

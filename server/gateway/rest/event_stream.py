@@ -61,7 +61,7 @@ class ConversationStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream (ASGI). Raises Refused before it has begun."""
         stream = EventStream(scope, receive, send)
-        async with self._streams.open(self._principal, stream.wake) as watcher:
+        async with self._streams.open(self._principal, stream) as watcher:
             await watcher.subscribe(self._conversation_id, self._resume)
             try:
                 await stream.begin()

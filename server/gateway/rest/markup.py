@@ -21,7 +21,8 @@ th, td { border-bottom: 1px solid var(--line); padding: 0.25rem 0.75rem 0.25rem 
 a { color: var(--mark); }
 .method { background: var(--mark); border-radius: 0.25rem; color: #fff; padding: 0 0.4rem; }
 .quiet { color: var(--quiet); }
-nav ul { columns: 18rem; list-style: none; padding: 0; }
+nav ul { columns: 24rem; list-style: none; padding: 0; }
+nav li { overflow-wrap: anywhere; }
 details { margin: 0.25rem 0; }
 """
 
@@ -140,7 +141,7 @@ def _fields(schema: Schema) -> str:
          _prose(field.get("description", "")))
         for name, field in schema.get("properties", {}).items()
     ]  # fmt: skip
-    return _table(("field", "type", "", "meaning"), rows) if rows else ""
+    return _table(("field", "type", "need", "meaning"), rows) if rows else ""
 
 
 def _type(schema: Schema) -> str:

@@ -15,6 +15,7 @@ from server.auth.principal import Principal
 from server.delivery.hub import Hub, Standing
 from server.delivery.outbox import Outbox
 from server.delivery.topic import Subscription
+from server.gateway.sse import EventStream
 from server.limits.connections import ConnectionCounter, ConnectionRefusal
 
 PAUSE_BYTES: Final = 64 * 1024
@@ -52,12 +53,12 @@ class Streams:
         self._open: set[StreamWatcher] = set()
         self.closed = False
 
-    def open(self, principal: Principal, wake: Callable[[], None]) -> "StreamWatcher":
+    def open(self, principal: Principal, stream: EventStream) -> "StreamWatcher":
         """Return a watcher; it is an async context manager. Raises Refused beyond the caps."""
         if self.closed:
             raise Refused(ErrorCode.OVERLOADED, "The server is shutting down.", retry_after_ms=1000)
         identity = enter(self._counter, principal)
-        watcher = StreamWatcher(self.hub, principal, wake, self._stalled)
+        watcher = StreamWatcher(self.hub, principal, stream, self._stalled)
         self._open.add(watcher)
         watcher.on_end = lambda: self._leave(watcher, identity)
         return watcher
@@ -79,7 +80,7 @@ class StreamWatcher:
     Args:
         hub: where it subscribes.
         principal: who watches.
-        wake: called when there is something to take, or it was closed.
+        stream: woken when there is something to take, or it was closed; dropped if it reads too slowly.
         stalled: see ``Outbox``.
 
     Attributes:
@@ -87,10 +88,11 @@ class StreamWatcher:
     """
 
     def __init__(
-        self, hub: Hub, principal: Principal, wake: Callable[[], None], stalled: MutableSet[Outbox]
+        self, hub: Hub, principal: Principal, stream: EventStream, stalled: MutableSet[Outbox]
     ) -> None:
         self._hub = hub
-        self._wake = wake
+        self._stream = stream
+        self._wake = stream.wake
         self._written: list[bytes] = []
         self._unsent = 0
         self._paused = False
@@ -177,6 +179,7 @@ class StreamWatcher:
         self.ended = (code, reason)
         if code == CloseCode.SLOW_CONSUMER:
             self._written = []
+            self._stream.drop()
         self._wake()
 
 

@@ -40,7 +40,7 @@ class TurnStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream (ASGI). Raises Refused before it has begun: then nothing was accepted."""
         stream = EventStream(scope, receive, send)
-        async with self._streams.open(self._sees_as(), stream.wake) as watcher:
+        async with self._streams.open(self._sees_as(), stream) as watcher:
             await watcher.subscribe(self._command.conversation_id, await self._place())
             accepted = await accept(self._command, self._principal, self._services)
             try:
