@@ -83,7 +83,7 @@ def session_end(execution: Execution, last_activity: TimeMs, session_ms: int) ->
     """
     if not session_ms or execution.status not in AWAITS_USER:
         return None
-    if any(frame.awaits is not None for frame in execution.frames):
+    if any(frame.awaits is not None and frame.happened is None for frame in execution.frames):
         return None
     for request in execution.pending:
         if request.decided is None and request.kind == "acceptance":

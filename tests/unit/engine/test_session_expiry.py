@@ -179,3 +179,29 @@ async def test_a_longer_setting_counts_for_sessions_that_are_open() -> None:
         assert record.wake_at >= record.last_activity + 2 * SESSION_MS
         await talk.wait(SESSION_MS)
         assert (await talk.record()).status == "expired"
+
+
+WAITING = """
+flow: waiting
+default: true
+interruptible_by: [aside]
+steps: [{id: pay, wait: {event: paid}}, {id: thanks, say: "Thanks."}]
+"""
+ASIDE = """
+flow: aside
+triggers: {intents: [{name: aside, keywords: [aside]}]}
+slots: {name: {type: text}}
+steps: [{id: ask, collect: name, ask: {name: "Name?"}}]
+"""
+
+
+async def test_what_has_come_already_keeps_no_session_open() -> None:
+    """The event came while a digression asks: only the user is waited for now, and must come back in time."""
+    async with Talk(WAITING, ASIDE, session_ms=SESSION_MS) as talk:
+        await talk.say("hello")
+        await talk.say("aside")
+        assert (await talk.record()).status == "waiting_input"
+        assert (await talk.record()).wake_at is None
+        await talk.send("signal", {"name": "paid"})
+        await talk.wait(SESSION_MS + HOUR_MS)
+        assert (await talk.record()).status == "expired"
