@@ -30,13 +30,13 @@ def run_command(draft: Draft, command: Command, principal: Principal, *, created
         case "cancel":
             _cancel(draft, command)
         case "start":
-            begin(draft, command, created=created)
+            begin(draft, command, principal, created=created)
         case "pause":
             _pause(draft, command, principal)
         case "resume":
             _resume(draft, command, principal)
         case "retry":
-            _retry(draft, command)
+            _retry(draft, command, principal)
         case "signal":
             _signal(draft, command)
         case "context":
@@ -108,11 +108,13 @@ def _resume(draft: Draft, command: Command, principal: Principal) -> None:
     resume(draft)
 
 
-def _retry(draft: Draft, command: Command) -> None:
-    """Go on at the step that failed. Raises Refused."""
+def _retry(draft: Draft, command: Command, principal: Principal) -> None:
+    """Go on at the step that failed; what may have been done already takes an operator. Raises Refused."""
     execution = _current(draft, command)
     if execution.status != "failed" or execution.error is None:
         raise _wrong_state(draft, "Only an execution in which a step failed can be tried again.")
+    if (execution.error.get("details") or {}).get("outcome") == "unknown":
+        _operator_only(principal, "repeat a write that may have happened in")
     open_turn(draft, command)
     retry(draft)
 

@@ -39,23 +39,28 @@ class Given:
                 raise _refused(name, why)
 
 
-def read_given(flow: Flow, context: Mapping[str, Any], input_: Any) -> Given:
+def read_given(flow: Flow, context: Mapping[str, Any], input_: Any, *, inner: bool) -> Given:
     """Sort ``initial_context`` by what the flow declares. Raises Refused for what fits nothing.
 
     A name is a slot's, else a variable's; ``input`` in it is the execution's input where none is given.
+    ``inner``: variables may be set, the flow's inner workings; who may not is told of slots alone.
     """
     slots: dict[str, Any] = {}
     variables: dict[str, Any] = {}
     for name, value in context.items():
         if name in flow.slots:
             slots[name] = _slot_value(flow, name, value)
-        elif name in flow.variables:
+        elif inner and name in flow.variables:
             variables[name] = value
         elif name == INPUT:
             input_ = value if input_ is None else input_
-        else:
+        elif inner:
             hint = did_you_mean(name, [*flow.slots, *flow.variables])
             raise _refused(name, f'The flow "{flow.flow_id}" has no such slot or variable.', hint)
+        else:
+            hint = did_you_mean(name, list(flow.slots))
+            what = f'The flow "{flow.flow_id}" has no such slot'
+            raise _refused(name, f'{what}; to set variables takes the scope "conversations:write".', hint)
     return Given(slots, variables, input_)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from protocol.errors import ErrorCode, Refused
+from server.auth.principal import Principal
 from server.engine.draft import Draft, FrameDraft, StepFailure
 from server.engine.flow.model import Flow
 from server.engine.folding.ending import end_execution, fail_execution
@@ -39,14 +40,15 @@ def choose_flow(flows: Flows, incoming: Incoming, flow_id: str | None) -> Starte
     return chosen
 
 
-def begin(draft: Draft, command: Command, *, created: bool) -> None:
+def begin(draft: Draft, command: Command, principal: Principal, *, created: bool) -> None:
     """Fold the command ``start``: a flow by its id, with values that it begins with. Raises Refused.
 
     What has not ended is in the way, unless ``on_busy`` says ``interrupt``: then it is cancelled.
     """
     body = command.body
     started = _named(draft, body["flow_id"], body.get("version"))
-    given = read_given(started.flow, body.get("initial_context") or {}, body.get("input"))
+    context = body.get("initial_context") or {}
+    given = read_given(started.flow, context, body.get("input"), inner=principal.may("conversations:write"))
     execution = draft.execution
     in_the_way = execution if execution is not None and execution.status not in ENDED else None
     if in_the_way is not None and body.get("on_busy") != "interrupt":

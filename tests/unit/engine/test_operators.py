@@ -248,6 +248,27 @@ async def test_a_retry_goes_on_inside_the_flow_that_was_called() -> None:
         assert len(set(lab.keys)) == 1
 
 
+async def test_what_may_have_been_done_is_tried_again_by_an_operator_alone() -> None:
+    """Who owns the conversation cannot have looked whether the write happened."""
+    lab = Lab()
+    async with Talk(act("write", ", timeout: 1s"), actions={"lab.run": lab.run}) as talk:
+        await talk.say("go")
+        await talk.rest()
+        await talk.wait(1000)
+        execution = (await talk.record()).execution
+        assert execution is not None
+        assert execution.error is not None
+        assert execution.error["details"]["outcome"] == "unknown"
+        with pytest.raises(Refused) as refused:
+            await talk.send("retry", {})
+        assert refused.value.code is ErrorCode.PERMISSION_DENIED
+        lab.gate.set()
+        await talk.send("retry", {}, who=OPERATOR)
+        await talk.rest()
+        assert (await talk.record()).status == "completed"
+        assert len(set(lab.keys)) == 1
+
+
 async def test_what_ended_as_its_flow_says_is_not_tried_again() -> None:
     async with Talk("flow: f\nsteps:\n  - {id: no, end: failed}\n") as talk:
         await talk.say("go")
@@ -394,3 +415,22 @@ async def test_a_reconciliation_that_fails_leaves_the_outcome_unknown() -> None:
         await talk.rest()
         error = (await talk.events("turn.failed"))[0].data["error"]
         assert (error["message"], error["details"]["outcome"]) == ("The lab is closed.", "unknown")
+
+
+async def test_who_starts_a_flow_sets_its_variables_only_as_an_operator() -> None:
+    """They are the flow's inner workings; who may not set them is not told which there are, either."""
+    flow = "flow: f\nslots: {n: {type: integer}}\nvariables: {limit: 10}\n"
+    flow += "steps: [{say: 'Up to ${variables.limit}'}]\n"
+    async with Talk(flow) as talk:
+        messages = set()
+        for name in ("limit", "limjt"):
+            with pytest.raises(Refused) as refused:
+                await talk.send("start", {"flow_id": "f", "initial_context": {name: 99}})
+            assert (refused.value.code, refused.value.field) == (
+                ErrorCode.BAD_REQUEST,
+                f"initial_context.{name}",
+            )
+            messages.add((refused.value.message, refused.value.suggestion))
+        assert len(messages) == 1
+        started = await talk.send("start", {"flow_id": "f", "initial_context": {"limit": 99}}, who=OPERATOR)
+        assert replies(started) == ["Up to 99"]
