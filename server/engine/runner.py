@@ -22,6 +22,7 @@ from server.engine.actions import ActionContext, Actions, Failure, sayable
 from server.engine.cache import Key, RecordCache
 from server.engine.catalog import Catalog
 from server.engine.folding.decisions import DECISIONS, may_decide
+from server.engine.folding.requests import is_due
 from server.engine.inputs import (
     CommandInput,
     EffectDone,
@@ -241,8 +242,9 @@ class Engine:
             record, is_fresh = await self._record(key, fresh=fresh)
             try:
                 accepted = await self._try(key, record, is_fresh, command, principal)
-            except Refused:
-                if is_fresh:
+            except Refused as refused:
+                too_late = refused.code is ErrorCode.PENDING_EXPIRED
+                if is_fresh and not (too_late and await self._close_overdue(key, record)):
                     raise
                 accepted = None
             else:
@@ -296,6 +298,21 @@ class Engine:
             reduction.result,
             after,
         )
+
+    async def _close_overdue(self, key: Key, record: Conversation | None) -> bool:
+        """Commit that a request's time is up before anybody is told so; False: that is committed.
+
+        Else somebody who comes later might decide it yet: at an instance whose clock is behind, or after the
+        clock was set back.
+        """
+        execution = record.execution if record is not None else None
+        now = self._clock.now()
+        if record is None or execution is None or not any(is_due(p, now) for p in execution.pending):
+            return False
+        reduction = self._reduce(key, record, Wake())
+        if reduction is not None:
+            await self._commit(key, record, reduction)
+        return reduction is not None
 
     # --- commands that were sent before -----------------------------------------------------------
 

@@ -97,6 +97,13 @@ async def test_each_cell(case: dict[str, Any]) -> None:
         if "error" in expect:
             with pytest.raises(Refused, match=expect["error"]) as refused:
                 await talk.send(kind, command)
+            if expect["error"] == "pending_expired":  # that is committed before anybody is told so
+                assert refused.value.details is not None
+                assert refused.value.details["decided"]["by"] is None
+                assert len(await talk.events("pending.expired")) == 1
+                before = await talk.record()
+                with pytest.raises(Refused, match=expect["error"]):
+                    await talk.send(kind, command)
             assert await talk.record() == before
             if expect["error"] == "pending_resolved":
                 assert refused.value.details is not None
