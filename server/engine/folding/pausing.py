@@ -4,12 +4,14 @@ from dataclasses import replace
 
 from server.engine.draft import Draft
 from server.engine.folding.ending import is_safe_point
+from server.engine.folding.requests import ask_input
 from server.engine.folding.turns import end_turn
 from storage.models import Pause
 
 
 def pause_now(draft: Draft, pause: Pause) -> None:
-    """Pause where the execution stands, and say so."""
+    """Pause where the execution stands, and say so. What a form asked is not open any more: it asks again."""
+    ask_input(draft, None)
     draft.set_pause(replace(pause, wanted=False))
     draft.set_status("paused")
     draft.waiting_event()

@@ -8,6 +8,7 @@ import pytest
 from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
 from server.engine.actions import ActionFailed
+from server.engine.views import open_pending
 from tests.support.talk import TENANT, USER, Talk, replies
 
 OPERATOR = Principal("op", TENANT, scopes=frozenset({"conversations:write"}))
@@ -100,6 +101,7 @@ async def test_a_paused_question_is_asked_again_when_it_is_resumed() -> None:
         assert replies(await talk.say("3")) == []
         record = await talk.record()
         assert (record.status, record.slots) == ("paused", {"what": "milk"})
+        assert open_pending(record.execution) == ()  # what is said now is no answer to it
         assert replies(await talk.send("resume", {}, who=OPERATOR)) == ["How many?"]
         assert replies(await talk.say("3")) == ["3 milk."]
 
