@@ -8,7 +8,6 @@ checker compares what the clients were told, what the log holds, and what the wo
 import asyncio
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,20 +24,37 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from server.auth.principal import Principal
 from server.engine.schedule import HOUR_MS
-from server.engine.types import Accepted
 from storage.base import Store
 from storage.memory import MemoryStore
-from storage.models import Conversation, Event, EventBatch
 from storage.sqlite import SqliteStore
+from tests.support.promises import check_world
 from tests.support.split_store import SplitStore
-from tests.support.world import SESSION_MS, TENANT, Sent, VirtualClock, World
+from tests.support.world import OPERATOR, OWNER, SECOND, SESSION_MS, VirtualClock, World
 
 RUNS = {"memory": 900, "split": 900, "sqlite": 220}
 SCALE = float(os.environ.get("PARLEY_TEST_SCALE", "1"))
 CONVERSATIONS = ("c1", "c2")
-KINDS = ("reset", "cancel", "signal", "signal", "pause", "resume", "resume", "retry")
-TEXTS = ("milk", "milk", "bread please", "bread please", "nonsense", "/restart")
+TEXTS = ("milk", "milk", "bread please", "later", "help", "swap bread", "swap milk", "nonsense", "/restart")
+PEOPLE = {"owner": OWNER, "operator": OPERATOR, "second": SECOND}
+START = {"flow_id": "errand", "user_id": OWNER.user_id}
+COMMANDS: dict[str, tuple[str, Principal, dict[str, Any]]] = {
+    "reset": ("reset", OWNER, {}),
+    "cancel": ("cancel", OWNER, {}),
+    "signal": ("signal", OWNER, {"name": "paid"}),
+    "pause": ("pause", OPERATOR, {}),
+    "pause for 3 s": ("pause", SECOND, {"deadline_ms": 3_000}),
+    "resume": ("resume", OPERATOR, {}),
+    "retry": ("retry", OWNER, {}),
+    "set the slot": ("context", OWNER, {"slots": {"what": "bread"}}),
+    "set the variable": ("context", OPERATOR, {"variables": {"hint": "fresh"}}),
+    "start": ("start", OWNER, {**START, "initial_context": {"what": "milk"}}),
+    "start the first version": ("start", OWNER, {**START, "version": 1, "on_busy": "interrupt"}),
+}
+AT = st.integers(0, 1)
+WHERE = st.sampled_from(CONVERSATIONS)
+VERDICT = st.sampled_from(["accept", "accept", "reject", "edit"])
 
 
 @contextmanager
@@ -70,38 +86,53 @@ class EngineMachine(RuleBasedStateMachine):
     def do(self, work: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(_as_coroutine(work))
 
-    @initialize(ready=st.booleans())
-    def begin(self, ready: bool) -> None:
+    @initialize(begun=st.sampled_from(["not", "effect", "people", "answers"]))
+    def begin(self, begun: str) -> None:
         self.do(self.world.start())
-        if ready:  # past the shallow beginnings: an effect is about to run
-            self.say(0, "c1", "milk", "enqueue")
-            self.go_on([0] * 12)
+        text = {"effect": "milk", "people": "milk", "answers": "bread please"}.get(begun)
+        if text is not None:  # past the shallow beginnings: an effect is about to run, or people are asked
+            self.say(0, "c1", text, "enqueue")
+            self.go_on([0] * (12 if begun == "effect" else 40))
 
-    @rule(at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), text=st.sampled_from(TEXTS),
+    @rule(at=AT, where=WHERE, text=st.sampled_from(TEXTS),
           on_busy=st.sampled_from(["enqueue", "enqueue", "reject", "interrupt"]))  # fmt: skip
     def say(self, at: int, where: str, text: str, on_busy: str) -> None:
-        self.do(self.world.send(at, where, "process", text, on_busy))
+        self.do(self.world.say(at, where, text, on_busy))
 
-    @rule(at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), kind=st.sampled_from(KINDS))
-    def command(self, at: int, where: str, kind: str) -> None:
-        self.do(self.world.send(at, where, kind, "paid"))
+    @rule(at=AT, where=WHERE, name=st.sampled_from(sorted(COMMANDS)))
+    def command(self, at: int, where: str, name: str) -> None:
+        kind, who, body = COMMANDS[name]
+        self.do(self.world.send(at, where, kind, body, who))
 
-    @rule(at=st.integers(0, 1), where=st.sampled_from(CONVERSATIONS), accepted=st.booleans(),
-          request=st.sampled_from([-1, -1, 0]))  # fmt: skip
-    def decide(self, at: int, where: str, accepted: bool, request: int) -> None:
-        self.do(self.world.decide(at, where, accepted, request))
+    @rule(at=AT, where=WHERE, which=st.sampled_from([-1, -1, -1, -2]), verdict=VERDICT,
+          who=st.sampled_from(sorted(PEOPLE)))  # fmt: skip
+    def decide(self, at: int, where: str, which: int, verdict: str, who: str) -> None:
+        """Somebody decides what is asked, or was asked once."""
+        requests = self.do(self.world.requests(where))
+        if requests:
+            self.do(self.world.decide(at, requests[which % len(requests)], where, verdict, PEOPLE[who]))
 
-    @rule(where=st.sampled_from(CONVERSATIONS), accepted=st.tuples(st.booleans(), st.booleans()))
-    def decide_twice_at_the_deadline(self, where: str, accepted: tuple[bool, bool]) -> None:
-        """Both instances are asked, and both sweep, in whatever order the awaits then come."""
-        self.do(self.world.decide(0, where, accepted[0], -1))
-        self.do(self.world.advance(4_000))
-        self.do(self.world.decide(1, where, accepted[1], -1))
-        self.do(self.world.sweep(0))
-        self.do(self.world.sweep(1))
+    @rule(where=WHERE, verdicts=st.lists(VERDICT, min_size=5, max_size=5),
+          late=st.sampled_from([False, False, True]))  # fmt: skip
+    def all_decide_at_once(self, where: str, verdicts: list[str], late: bool) -> None:
+        """Three devices and two operators, over both instances, when the time is up or before."""
+        requests = self.do(self.world.requests(where))
+        if not requests:
+            return
+        people = ("owner", "operator", "owner", "second", "owner")
+        for number, (who, verdict) in enumerate(zip(people, verdicts, strict=True)):
+            if late and number == 2:
+                self.do(self.world.advance(20_000))
+                self.do(self.world.sweep(number))
+            self.do(self.world.decide(number, requests[-1], where, verdict, PEOPLE[who]))
+
+    @rule(at=AT, newer=st.booleans())
+    def publish(self, at: int, newer: bool) -> None:
+        """New flows come to one instance, and sometime to the other."""
+        self.do(self.world.publish(at, newer=newer))
 
     @precondition(lambda self: self.world.sent)
-    @rule(at=st.integers(0, 1), which=st.integers(0, 30))
+    @rule(at=AT, which=st.integers(0, 30))
     def resend(self, at: int, which: int) -> None:
         self.do(self.world.resend(at, self.world.sent[which % len(self.world.sent)]))
 
@@ -141,7 +172,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.do(self.world.sweep(owner + 1))
         self.go_on_to_the_end()
 
-    @rule(at=st.integers(0, 1))
+    @rule(at=AT)
     def crash(self, at: int) -> None:
         self.do(self.world.crash(at))
 
@@ -154,23 +185,23 @@ class EngineMachine(RuleBasedStateMachine):
         self.world.clock.jump((hours_off - self.hours_off) * HOUR_MS)
         self.hours_off = hours_off
 
-    @rule(at=st.integers(0, 1))
+    @rule(at=AT)
     def everybody_stays_away(self, at: int) -> None:
         """Long enough for sessions to end, if the sweep gets to it before somebody comes back."""
         self.do(self.world.advance(SESSION_MS + HOUR_MS))
         self.do(self.world.sweep(at))
 
-    @rule(at=st.integers(0, 1))
+    @rule(at=AT)
     def sweep(self, at: int) -> None:
         self.do(self.world.sweep(at))
 
     @precondition(lambda self: self.world.bus)
-    @rule(at=st.integers(0, 1), position=st.integers(0, 9), fate=st.sampled_from(["once", "lose", "repeat"]))
+    @rule(at=AT, position=st.integers(0, 9), fate=st.sampled_from(["once", "lose", "repeat"]))
     def bus(self, at: int, position: int, fate: str) -> None:
         self.do(self.world.deliver(at, position, fate))
 
     @precondition(lambda self: len(self.world.sent) > 4 and "c2" not in self.world.deleted)
-    @rule(at=st.integers(0, 1))
+    @rule(at=AT)
     def delete(self, at: int) -> None:
         self.do(self.world.delete(at, "c2"))
 
@@ -191,132 +222,11 @@ class EngineMachine(RuleBasedStateMachine):
                 continue
             await world.resend(0, sent)
             await world.calm_down()
-        for conversation_id in CONVERSATIONS:
-            record = await self.store.load(TENANT, conversation_id)
-            if record is not None and record.deleted_at is None:
-                batches = await _log(self.store, record)
-                check_log(record, batches)
-                check_commands([s for s in world.sent if s.conversation_id == conversation_id], batches)
-                check_publications(world, record, batches)
-                check_fold(record, batches)
-                check_requests(record, batches)
-        check_effects(world)
+        await check_world(world, self.store, CONVERSATIONS)
 
 
 async def _as_coroutine(work: Awaitable[Any]) -> Any:
     return await work
-
-
-async def _log(store: Store, record: Conversation) -> list[EventBatch]:
-    batches: list[EventBatch] = []
-    while True:
-        after = batches[-1].last_offset if batches else 0
-        page = await store.events(TENANT, record.conversation_id, record.epoch, after)
-        if not page:
-            return batches
-        batches += page
-
-
-def check_log(record: Conversation, batches: list[EventBatch]) -> None:
-    """Offsets are contiguous from 1 to the record's; the execution came to rest."""
-    offsets = [event.offset for batch in batches for event in batch.events]
-    assert offsets == list(range(1, record.offset + 1))
-    assert not record.inbox
-    assert record.lease is None
-    assert record.execution is None or record.execution.status != "running"
-
-
-def check_commands(sent: list[Sent], batches: list[EventBatch]) -> None:
-    """What was acknowledged is in the log once and ended once; what was refused is not there at all."""
-    keys = Counter(batch.key for batch in batches if batch.key is not None)
-    ends = Counter(
-        event.command_id
-        for batch in batches
-        for event in batch.events
-        if event.type in ("turn.completed", "turn.failed")
-    )
-    received = Counter(
-        event.command_id for batch in batches for event in batch.events if event.type == "message.received"
-    )
-    assert all(count == 1 for count in keys.values()), keys
-    assert all(count == 1 for count in ends.values()), ends
-    assert all(count == 1 for count in received.values()), received
-    for one in sent:
-        key = one.command.key
-        if one.accepted:
-            assert keys[key] == 1, f"{key} was acknowledged and is lost"
-            assert ends[key] == 1, f"{key} never ended"
-            final = one.answers[-1]
-            assert isinstance(final, Accepted)
-            assert final.duplicate
-            assert final.status in ("completed", "failed")
-            assert final.result is not None
-        elif keys[key]:
-            assert ends[key] == 1
-
-
-def check_publications(world: World, record: Conversation, batches: list[EventBatch]) -> None:
-    """Whatever was published is what the store holds."""
-    stored = {batch.first_offset: batch for batch in batches}
-    for publication in world.published:
-        batch = publication.batch
-        if (
-            batch is None
-            or publication.record.conversation_id != record.conversation_id
-            or batch.epoch != record.epoch
-        ):
-            continue
-        assert stored[batch.first_offset].commit_id == batch.commit_id
-
-
-def check_fold(record: Conversation, batches: list[EventBatch]) -> None:
-    """Folding the events gives the state."""
-    slots: dict[str, Any] = {}
-    variables: dict[str, Any] = {}
-    messages = 0
-    status = "idle"
-    for event in _events(batches):
-        if event.type == "slots.updated":
-            slots = {**slots, **event.data["slots"]}
-        elif event.type == "variables.updated":
-            variables = {**variables, **event.data["variables"]}
-        elif event.type == "conversation.reset":
-            slots, variables, status = {}, {}, "idle"
-        elif event.type == "execution.started":
-            variables, status = {}, "running"
-        elif event.type.startswith("execution."):
-            status = event.data["status"]
-        elif event.type in ("message.received", "message.completed"):
-            messages += 1
-    assert {name: value for name, value in slots.items() if value is not None} == dict(record.slots)
-    assert variables == dict(record.variables)
-    assert messages == record.message_count
-    assert status == record.status
-
-
-def check_requests(record: Conversation, batches: list[EventBatch]) -> None:
-    """Each request is decided, or closed by time or by the flow, once; who came second was told."""
-    requested = [e.data["pending_id"] for e in _events(batches) if e.type == "acceptance.requested"]
-    ended = Counter(
-        event.data["pending_id"]
-        for event in _events(batches)
-        if event.type in ("pending.resolved", "pending.expired")
-    )
-    known = record.execution.pending if record.execution is not None else ()
-    still = {p.pending_id for p in known if p.kind == "acceptance" and p.decided is None}
-    assert all(ended[pending_id] == (pending_id not in still) for pending_id in requested), (ended, still)
-    assert set(ended) <= set(requested)
-
-
-def _events(batches: list[EventBatch]) -> Iterator[Event]:
-    for batch in batches:
-        yield from batch.events
-
-
-def check_effects(world: World) -> None:
-    """A ``write`` is never run twice: its ``on_unknown`` does not allow it."""
-    writes = Counter(key for name, key in world.effects if name == "buy")
-    assert all(count == 1 for count in writes.values()), writes
 
 
 @pytest.mark.timeout(400)

@@ -8,73 +8,31 @@ any two awaits" is not a matter of luck: it is what Hypothesis chooses. Time is 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from protocol.errors import Refused
 from server.auth.principal import Principal
 from server.engine.actions import ActionContext, Actions
-from server.engine.catalog import Catalog
-from server.engine.flow.loader import compile_flow
+from server.engine.catalog import SHARED, Catalog
 from server.engine.runner import Engine, EngineOptions
 from server.engine.schedule import HOUR_MS
 from server.engine.sweeper import Sweeper
 from server.engine.types import Accepted, Command, Publication
 from storage.base import CommitUnknown, Store, StoreUnavailable
+from storage.models import FlowVersion, Pending
+from tests.support.errand import VERSIONS, compiled, sources
 
 TENANT = "t"
 OWNER = Principal("u1", TENANT)
-OPERATOR = Principal("op", TENANT, scopes=frozenset({"conversations:write"}))
+_OPERATES = frozenset({"conversations:write", "acceptance:decide"})
+OPERATOR = Principal("op", TENANT, scopes=_OPERATES)
+SECOND = Principal("op2", TENANT, scopes=_OPERATES)
 MUTATING = frozenset({"commit", "enqueue"})
 IDLE_PASSES = 6
 SESSION_MS = 48 * HOUR_MS
 CALM_MS = 3 * HOUR_MS
 """What is due later than this is no unrest: a lease taken before the clock was set back is due earlier."""
-
-FLOW = """
-flow: errand
-default: true
-slots:
-  what: {type: choice, options: [milk, bread]}
-variables: {found: null, done: null, again: null, paid: null}
-steps:
-  - id: ask
-    collect: [what]
-    ask: {what: "What?"}
-  - id: look
-    action: shop.look
-    effect: read
-    with: {what: "${slots.what}"}
-    retry: {max: 2, delay: 1s, on: [unavailable]}
-    save: variables.found
-    on_error: sorry
-  - id: gate
-    if: "slots.what == 'bread'"
-    accept: {title: "Buy ${slots.what}?", deadline: 4s, on_timeout: {decide: accept}}
-    accepted: buy
-    rejected: sorry
-  - id: buy
-    action: shop.buy
-    effect: write
-    with: {what: "${slots.what}"}
-    save: variables.done
-    on_error: sorry
-  - id: pay
-    action: shop.pay
-    effect: idempotent
-    save: variables.again
-  - {id: rest, call: pause_for_breath, save: variables.paid}
-  - {id: thanks, say: "Done."}
-  - {id: over, end: completed}
-  - {id: sorry, say: "That went wrong."}
-"""
-
-BREATH = """
-flow: pause_for_breath
-variables: {paid: null}
-steps:
-  - {id: breathe, wait: {event: paid, for: 5s}, save: variables.paid}
-  - {id: out, end: completed, output: "${variables.paid}"}
-"""
 
 
 @dataclass(eq=False)
@@ -86,12 +44,22 @@ class Point:
     future: asyncio.Future[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What the world saw of an effect."""
+
+    name: str
+    key: str
+    arguments: Mapping[str, Any]
+
+
 @dataclass(eq=False)
 class Sent:
     """A command as the client knows it: every answer it got, in order."""
 
     conversation_id: str
     command: Command
+    who: Principal = OWNER
     answers: list[Accepted | Refused | StoreUnavailable] = field(default_factory=list)
 
     @property
@@ -185,13 +153,12 @@ class Instance:
         self.dead = False
         store: Any = GatedStore(self, world.store)
         clock = InstanceClock(self, world.clock)
-        catalog = Catalog(store)
-        for flow in world.flows:
-            catalog.add(flow)
+        self._catalog = Catalog(store)
+        self.offer()
         self.engine = Engine(
             store=store,
             clock=clock,
-            catalog=catalog,
+            catalog=self._catalog,
             actions=Actions(
                 {
                     "shop.look": self._action("look"),
@@ -207,12 +174,17 @@ class Instance:
         )
         self.sweeper = Sweeper(store, clock, self.engine)
 
+    def offer(self) -> None:
+        """Read the flows' folder: what starts here from now on is the newest version."""
+        for flow, version in compiled(self.world.version):
+            self._catalog.add(flow, version)
+
     def _action(self, name: str) -> Callable[..., Awaitable[Any]]:
         async def run(context: ActionContext, **arguments: Any) -> Any:
             word = await self.world.point(self, f"effect:{name}:before")
             if word == "lose":
                 raise ConnectionError
-            self.world.effects.append((name, context.key))
+            self.world.effects.append(Ran(name, context.key, arguments))
             if await self.world.point(self, f"effect:{name}:after") == "lose":
                 raise ConnectionError
             return {"ok": name}
@@ -227,11 +199,11 @@ class World:
         self.store = store
         self.clock = clock
         self.ring_size = ring_size
-        self.flows = [compile_flow(FLOW, "errand.yaml"), compile_flow(BREATH, "breath.yaml")]
+        self.version = 1
         self.points: list[Point] = []
         self.published: list[Publication] = []
         self.bus: list[tuple[str, str]] = []
-        self.effects: list[tuple[str, str]] = []
+        self.effects: list[Ran] = []
         self.sent: list[Sent] = []
         self.tasks: dict[asyncio.Task[Any], Instance] = {}
         self.deleted: set[str] = set()
@@ -241,10 +213,24 @@ class World:
         self.instances: list[Instance] = []
 
     async def start(self, count: int = 2) -> None:
+        await self._store_flows()
         self.instances = [self._new_instance() for _ in range(count)]
         for instance in self.instances:
             await instance.engine.start()
         await self.settle()
+
+    async def _store_flows(self) -> None:
+        for flow_id, source in sources(self.version).items():
+            digest = sha256(source.encode()).hexdigest()
+            version = FlowVersion(SHARED, flow_id, 0, digest, source, "test.yaml")
+            await self.store.publish(version, name=flow_id, description="", is_default=flow_id == "errand")
+
+    async def publish(self, index: int, *, newer: bool) -> None:
+        """An instance takes over the newest flows; with ``newer``, some that nobody has had before."""
+        if newer and self.version < VERSIONS:
+            self.version += 1
+            await self._store_flows()
+        self.instances[index % len(self.instances)].offer()
 
     def _new_instance(self) -> Instance:
         self._names += 1
@@ -311,33 +297,35 @@ class World:
         task.add_done_callback(self.tasks.pop)
 
     async def send(
-        self, index: int, conversation_id: str, kind: str, text: str, on_busy: str = "enqueue"
+        self, index: int, conversation_id: str, kind: str, body: Mapping[str, Any], who: Principal = OWNER
     ) -> None:
         key = f"key-{len(self.sent):06d}"
-        body: Mapping[str, Any] = {"type": kind, "conversation_id": conversation_id, "name": text}
-        if kind == "process":
-            body = {**body, "content": {"text": text}, "on_busy": on_busy, "user_id": OWNER.user_id}
-        sent = Sent(conversation_id, Command(kind, conversation_id, key, f"hash-{key}", body))
+        whole = {"type": kind, "conversation_id": conversation_id, **body}
+        sent = Sent(conversation_id, Command(kind, conversation_id, key, f"hash-{key}", whole), who)
         self.sent.append(sent)
         await self.resend(index, sent)
 
-    async def decide(self, index: int, conversation_id: str, accepted: bool, request: int) -> None:
-        """Accept or reject one of the requests that the conversation knows, open or not."""
+    async def say(self, index: int, conversation_id: str, text: str, on_busy: str = "enqueue") -> None:
+        body = {"content": {"text": text}, "on_busy": on_busy, "user_id": OWNER.user_id}
+        await self.send(index, conversation_id, "process", body)
+
+    async def requests(self, conversation_id: str) -> list[Pending]:
+        """Return the requests to people that the conversation remembers, the closed ones too."""
         record = await self.store.load(TENANT, conversation_id)
-        known = record.execution.pending if record is not None and record.execution is not None else ()
-        made = [pending for pending in known if pending.kind == "acceptance"]
-        pending = made[request % len(made)] if made else None
-        key = f"key-{len(self.sent):06d}"
-        body = {
-            "type": "acceptance",
-            "conversation_id": conversation_id,
-            "pending_id": pending.pending_id if pending is not None else "none",
-            "accepted": accepted,
-            "digest": pending.digest if pending is not None else None,
-        }
-        sent = Sent(conversation_id, Command("acceptance", conversation_id, key, f"hash-{key}", body))
-        self.sent.append(sent)
-        await self.resend(index, sent)
+        execution = record.execution if record is not None else None
+        return [] if execution is None else [p for p in execution.pending if p.kind != "input"]
+
+    async def decide(
+        self, index: int, pending: Pending, conversation_id: str, verdict: str, who: Principal = OWNER
+    ) -> None:
+        """Decide a request as it was shown: ``accept``, ``reject``, or ``edit`` what is accepted."""
+        decision: dict[str, Any] = {"pending_id": pending.pending_id}
+        if pending.kind == "clarification":
+            decision["answers"] = {"when": "now" if verdict == "accept" else "later"}
+        else:
+            edits = {"what": "bread"} if verdict == "edit" else {}
+            decision |= {"accepted": verdict != "reject", "edits": edits, "digest": pending.digest}
+        await self.send(index, conversation_id, pending.kind, decision, who)
 
     async def resend(self, index: int, sent: Sent) -> None:
         self._spawn(index, lambda instance: self._ask(instance, sent))
@@ -345,8 +333,7 @@ class World:
 
     async def _ask(self, instance: Instance, sent: Sent) -> None:
         try:
-            who = OPERATOR if sent.command.type in ("pause", "resume") else OWNER
-            sent.answers.append(await instance.engine.submit(sent.command, who))
+            sent.answers.append(await instance.engine.submit(sent.command, sent.who))
         except (Refused, StoreUnavailable) as answer:
             sent.answers.append(answer)
 
