@@ -1,6 +1,7 @@
 """What the pages say is true: snippets compile, commands exist, links lead somewhere."""
 
 import ast
+import configparser
 import re
 import shlex
 import tomllib
@@ -14,6 +15,7 @@ from server.cli.group import COMMANDS, command
 from server.engine.flow.loader import compile_flow
 from server.settings import Settings
 from server.testing.reader import read_suite
+from tests.support.pages import blocks_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -58,9 +60,9 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROO
 
 
 def commands_of(snippet: Snippet) -> Iterator[list[str]]:
-    """Yield each command as words, without variables before it and without ``export NAME="$(...)"``."""
+    """Yield each command as words, without variables before it and without ``export NAME="..."``."""
     for line in snippet.text.splitlines():
-        inner = re.sub(r'^export \w+="\$\((.*)\)"$', r"\1", line)
+        inner = re.sub(r'^export \w+="(?:\$\((.*)\)|[^$]*)"$', r"\1", line)
         words = shlex.split(inner, comments=True)
         while words and re.fullmatch(r"\w+=.*", words[0]):
             words.pop(0)
@@ -73,7 +75,7 @@ def targets() -> set[str]:
 
 
 def test_every_fenced_block_says_what_it_is() -> None:
-    known = {"sh", "console", "yaml", "toml", "python", "text", "json"}
+    known = {"sh", "console", "yaml", "toml", "python", "text", "json", "ini", "nginx"}
     assert [snippet for snippet in SNIPPETS if snippet.language not in known] == []
 
 
@@ -104,10 +106,37 @@ def test_a_command_on_a_page_can_be_typed(snippet: Snippet) -> None:
             case [".venv/bin/parley" | "parley", name, *arguments]:
                 assert name in COMMANDS
                 command(name).make_context(name, arguments)  # raises where an option is unknown
+            case [".venv/bin/python" | "python", program, *_]:
+                assert program in {block.file for block in blocks_of(snippet.page)}
+            case ["openssl", "rand", "-hex", _]:
+                continue
             case [".venv/bin/pip" | "pip", "install", *_]:
                 continue
             case _:
                 pytest.fail(f"{snippet.page.name}: nobody checks {shlex.join(words)}")
+
+
+@each("ini")
+def test_a_unit_on_a_page_runs_a_command_that_can_be_typed(snippet: Snippet) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.read_string(snippet.text)
+    program, name, *arguments = shlex.split(unit["Service"]["ExecStart"])
+    assert Path(program).name == "parley"
+    command(name).make_context(name, [word for word in arguments if not word.startswith("/")])
+
+
+@each("nginx")
+def test_a_proxys_configuration_passes_sockets_on(snippet: Snippet) -> None:
+    assert snippet.text.count("{") == snippet.text.count("}")
+    assert f":{Settings.model_fields['port'].default};" in snippet.text
+    assert "proxy_set_header Upgrade $http_upgrade;" in snippet.text
+
+
+def test_the_index_has_every_page() -> None:
+    index = ROOT / "docs/README.md"
+    linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
+    wanted = set(ROOT.glob("docs/*/*.md")) - set(ROOT.glob("docs/decisions/0*.md"))
+    assert sorted(wanted - linked) == []
 
 
 @each_page

@@ -1,0 +1,87 @@
+"""Makes the pictures of the README from a real server: ``python -m docs.pictures.make``.
+
+``page.png`` is the page of ``parley dev`` in the system's Chromium, ``chat.svg`` what a terminal shows of
+``parley chat`` beside the README's own flow.
+"""
+
+import io
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from tests.support.browser import running_browser, visit
+from tests.support.commands import ROOT, Dev, Terminal, free_port
+from tests.support.pages import blocks_of
+
+HERE = Path(__file__).parent
+SIZE = {"width": 1180, "height": 700}
+_FONTS = re.compile(r"@font-face \{.*?\}", re.DOTALL)
+_CONTROL = re.compile(r"\x1b\[\?[\d;]*[hl]|\x1b\][^\x07]*\x07|\r|.\x08")
+
+
+def page(folder: Path) -> None:
+    """Book an appointment up to the desk's decision, and photograph it."""
+    project = folder / "booking"
+    shutil.copytree(ROOT / "examples" / "booking", project, ignore=shutil.ignore_patterns("*.db*", ".parley"))
+    with Dev(project, port=free_port()) as dev, running_browser() as browser:
+        options = {"viewport": SIZE, "color_scheme": "light", "timezone_id": "Europe/Paris"}
+        with visit(browser, dev.url, **options) as visited:
+            visited.open()
+            visited.state("live")
+            for text, answer in (
+                ("I need a checkup on 2031-05-20", "Your email?"),
+                ("when do you open?", "Your email?"),
+                ("ada@example.com", "Your email?"),
+            ):
+                visited.say(text)
+                visited.until(answer)
+            visited.page.wait_for_selector("#requests:not([hidden])")
+            visited.page.screenshot(path=HERE / "page.png")
+            visited.clean()
+
+
+def chat(folder: Path) -> None:
+    """Book a table in a terminal."""
+    flow = next(block.text for block in blocks_of(ROOT / "README.md") if block.language == "yaml")
+    (folder / "cafe" / "flows").mkdir(parents=True)
+    (folder / "cafe" / "flows" / "book.yaml").write_text(flow, encoding="utf-8")
+    lines = (
+        ("a table on 2031-05-20, please", "For how many people"),
+        ("12", "We seat one to eight"),
+        ("4", "A table for 4"),
+    )
+    with (
+        Dev(folder, "cafe") as dev,
+        Terminal(["chat", "cafe", "--conversation", "tables"], folder) as terminal,
+    ):
+        seen = 0
+        terminal.shows("> ")
+        for text, answer in lines:
+            terminal.type(f"{text}\n")
+            terminal.shows(f"{answer}[^>]*> ", seen)
+            seen = len(terminal.screen.text)
+        terminal.type("\x04")
+        terminal.wait()
+        told = terminal.screen.text.replace(dev.url, "http://127.0.0.1:8765").replace(
+            "python -m server", "parley"
+        )
+    console = Console(record=True, width=72, file=io.StringIO(), force_terminal=True)
+    console.print(Text("$ parley chat cafe"))
+    console.print(Text.from_ansi(_CONTROL.sub("", told).strip()))
+    drawn = console.export_svg(title="parley chat", unique_id="chat")
+    (HERE / "chat.svg").write_text(_FONTS.sub("", drawn), encoding="utf-8")  # no fonts from other hosts
+
+
+def main() -> None:
+    """Make both."""
+    with tempfile.TemporaryDirectory() as folder:
+        page(Path(folder))
+        chat(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
