@@ -22,6 +22,13 @@ export function announce(text) {
   requestAnimationFrame(() => ($("announcer").textContent = text));
 }
 
+/** Have the browser save a file. */
+export function save(blob, name) {
+  const href = URL.createObjectURL(blob);
+  make("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
+}
+
 /** Show the newest. */
 export function toEnd() {
   $("scroll").scrollTop = $("scroll").scrollHeight;

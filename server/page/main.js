@@ -1,7 +1,7 @@
 // Puts the page together: what the session tells is shown, what a person does becomes commands.
 
 import { Connection } from "/page/connection.js";
-import { $, announce, explained } from "/page/dom.js";
+import { $, announce, explained, save } from "/page/dom.js";
 import { logFrame, showState } from "/page/inspector.js";
 import { Messages } from "/page/messages.js";
 import { Mirror } from "/page/mirror.js";
@@ -68,6 +68,17 @@ class Page {
     if (before === null) return;
     $("earlier").disabled = true;
     this.#connection.perform((session) => session.request("history", { type: "history", before, limit: 50 }));
+  }
+
+  /** Download what was said as a test. */
+  async record() {
+    this.#trouble(null);
+    try {
+      save(await visitor.recording(this.#session.conversationId), "recorded.yaml");
+      announce("The chat is written down as recorded.yaml.");
+    } catch (error) {
+      this.#trouble(error instanceof visitor.Refused ? error.message : "The server cannot be reached, so nothing was written down.");
+    }
   }
 
   hurry() {
@@ -221,6 +232,7 @@ class Page {
     showState(this.#mirror, this.#session.conversationId, this.#session.cursor);
     this.#requests.show(requests, state.slots ?? {});
     $("working").hidden = !(this.#typing || (this.#session.online && this.#commands.size > 0));
+    $("record").disabled = this.#session.cursor[0] === null;
     $("earlier").hidden = this.#mirror.before === null;
     $("empty").hidden = $("log").children.length > 0 || this.#commands.size > 0 || !this.#session.online;
   }
@@ -274,6 +286,7 @@ $("new").onclick = () => {
   focusComposer();
 };
 $("earlier").onclick = () => page.earlier();
+$("record").onclick = () => page.record();
 $("inspect").onclick = () => inspect(!document.querySelector("main").classList.contains("inspecting"));
 addEventListener("online", () => page.hurry());
 addEventListener("visibilitychange", () => document.visibilityState === "visible" && page.hurry());

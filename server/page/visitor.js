@@ -70,6 +70,18 @@ async function current(fresh, used) {
   throw new Refused(body.error, { final: stranger || (response.status < 500 && !body.error.temporary), stranger });
 }
 
+/** Ask the server for a conversation written down as a test file. Throws Refused. */
+export async function recording(conversation) {
+  let response;
+  for (const fresh of [false, true]) {
+    const authorization = `Bearer ${await token(fresh)}`;
+    response = await fetch(`/v1/conversations/${encodeURIComponent(conversation)}/recording`, { headers: { authorization } });
+    if (response.status !== 401) break;
+  }
+  if (!response.ok) throw new Refused((await response.json()).error);
+  return response.blob();
+}
+
 /** Forget who this browser is. */
 export function forgetVisitor() {
   drop("visitor");

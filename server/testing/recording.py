@@ -47,7 +47,15 @@ class _Turn:
     events: list[Event] = field(default_factory=list)
 
 
-def record(name: str, events: Sequence[Event], flows: Sequence[Flow]) -> dict[str, Any]:
+def record(
+    name: str,
+    events: Sequence[Event],
+    flows: Sequence[Flow],
+    *,
+    owner: str | None = None,
+    timezone: str | None = None,
+    locale: str | None = None,
+) -> dict[str, Any]:
     """Return a conversation as a test: ``name``, ``now``, ``actions`` and ``conversation``.
 
     Args:
@@ -55,8 +63,12 @@ def record(name: str, events: Sequence[Event], flows: Sequence[Flow]) -> dict[st
         events: all of the conversation, oldest first, each as it comes over the wire: with ``type``,
             ``time`` (ISO 8601), ``step_id``, ``command_id``, ``cause`` and ``data``.
         flows: those that ran in it, for the slots that they mark and the places where actions save.
+        owner: whose conversation it is, where the events do not begin with its beginning.
+        timezone: the conversation's, where it is known.
+        locale: likewise.
     """
-    return _Recording(events, flows).test(name)
+    where = {"timezone": timezone, "locale": locale}
+    return _Recording(events, flows, owner).test(name, {key: value for key, value in where.items() if value})
 
 
 def as_yaml(tests: Sequence[Mapping[str, Any]], *, insight: bool) -> str:
@@ -75,22 +87,23 @@ def has_insight(events: Sequence[Event]) -> bool:
 
 
 class _Recording:
-    def __init__(self, events: Sequence[Event], flows: Sequence[Flow]) -> None:
+    def __init__(self, events: Sequence[Event], flows: Sequence[Flow], owner: str | None) -> None:
         self.events = list(events)
         self.flows = flows
         self.private = {s.name: s for flow in flows for s in flow.slots.values() if s.pii}
         self.mask = _Mask(self.private, self.events)
-        self.owner = next(
+        self.owner = owner or next(
             (e["data"]["user_id"] for e in self.events if e["type"] == "conversation.created"), None
         )
         self.people: dict[str, str] = {}
         self.waited_ms = 0
 
-    def test(self, name: str) -> dict[str, Any]:
+    def test(self, name: str, where: Mapping[str, str]) -> dict[str, Any]:
         lines = [line for turn in self._turns() for line in self._lines(turn)]
         test: dict[str, Any] = {"name": name}
         if self.events:
             test["now"] = self.events[0]["time"]
+        test |= where
         if self.people:
             test["users"] = {name: {"role": "operator"} for name in self.people.values()}
         stubs = self._stubs()

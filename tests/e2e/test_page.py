@@ -59,6 +59,9 @@ MARKUP = (
 pytestmark = pytest.mark.needs("browser")
 
 
+Scripted = Callable[..., tuple[Visit, Script]]
+
+
 class Opens(Protocol):
     """Opens the page of a server; the visit ends with the test, and must have been clean."""
 
@@ -196,12 +199,12 @@ def test_frames_are_there_to_be_looked_at_without_the_token(faq: Dev, opens: Ope
 REFUND = """\
 flow: refund
 default: true
-slots: {amount: {type: integer}, note: {type: text}}
+slots: {amount: {type: integer}, note: {type: text}, email: {type: email, pii: true}}
 variables: {more: null}
 steps:
   - id: what
-    collect: [amount]
-    ask: {amount: "How much?"}
+    collect: [amount, email]
+    ask: {amount: "How much?", email: "Your email?"}
   - id: more
     clarify:
       questions:
@@ -217,13 +220,13 @@ steps:
       digest: false
     accepted: paid
     rejected: kept
-  - {id: paid, say: "Paid ${slots.amount}.", goto: done}
+  - {id: paid, say: "Paid ${slots.amount}. We write to ${slots.email}.", goto: done}
   - {id: kept, say: "Nothing was paid."}
   - {id: done, end: completed}
 """
 
 
-def test_questions_and_a_decision_of_a_real_flow_are_answered_over_a_reload(
+def test_questions_and_a_decision_of_a_real_flow_are_answered_over_a_reload_and_become_a_test(
     tmp_path: Path, opens: Opens
 ) -> None:
     (tmp_path / "flows").mkdir()
@@ -235,6 +238,8 @@ def test_questions_and_a_decision_of_a_real_flow_are_answered_over_a_reload(
         visited.say("hello")
         visited.until("How much?")
         visited.say("40")
+        visited.until("Your email?")
+        visited.say("ada@lovelace.org")
         form = page.get_by_role("form", name="Some questions")
         form.get_by_role("button", name="Answer").click()
         expect(form.get_by_role("alert")).to_contain_text("how")
@@ -246,9 +251,26 @@ def test_questions_and_a_decision_of_a_real_flow_are_answered_over_a_reload(
         page.reload()
         card.get_by_label("amount").fill("35")
         card.get_by_role("button", name="Accept").click()
-        visited.until("Paid 35.")
+        visited.until("Paid 35. We write to ada@lovelace.org.")
         expect(page.locator("#slots")).to_contain_text("35")
         expect(card).to_have_count(0)
+        with page.expect_download() as downloading:
+            page.get_by_role("button", name="Record this chat as a test").click()
+        assert downloading.value.suggested_filename == "recorded.yaml"
+        downloading.value.save_as(tmp_path / "tests" / "recorded.yaml")
+    assert "lovelace" not in (tmp_path / "tests" / "recorded.yaml").read_text()
+    tested = parley("test", cwd=tmp_path)
+    assert (tested.returncode, tested.stderr.strip()) == (0, "1 passed"), tested.stdout
+
+
+def test_what_cannot_be_recorded_is_said_in_a_sentence(scripted: Scripted) -> None:
+    visited, script = scripted()
+    record = visited.page.get_by_role("button", name="Record this chat as a test")
+    expect(record).to_be_disabled()
+    script.events(("message.completed", script.message("The server itself knows nothing of this.")))
+    visited.forgiven = "the server responded with a status of 404"  # what the browser itself says of it
+    record.click()
+    expect(visited.page.get_by_role("alert").first).to_have_text("There is no such conversation.")
 
 
 def test_a_question_is_answered_with_the_keyboard_alone(faq: Dev, opens: Opens) -> None:
@@ -388,9 +410,6 @@ def test_a_long_conversation_opens_with_its_newest_messages(faq: Dev, opens: Ope
 
 
 # --- the connection, with a server that is played --------------------------------------------------
-
-
-Scripted = Callable[..., tuple[Visit, Script]]
 
 
 def test_what_was_not_acknowledged_survives_a_reload_with_its_key(scripted: Scripted) -> None:

@@ -99,19 +99,19 @@ class ConversationRoutes:
     async def state(self, asked: Asked) -> Response:
         """Show the state record."""
         asked.query(frozenset())
-        id_ = _conversation_id(asked)
+        id_ = conversation_id_of(asked)
         return json_response(await conversations.show_state(self._services, asked.principal, id_))
 
     async def context(self, asked: Asked) -> Response:
         """Show slots and variables."""
         asked.query(frozenset())
-        id_ = _conversation_id(asked)
+        id_ = conversation_id_of(asked)
         return json_response(await conversations.show_context(self._services, asked.principal, id_))
 
     async def amend(self, asked: Asked) -> Response:
         """Set slots and variables: a receipt."""
         asked.query(frozenset())
-        id_ = _conversation_id(asked)
+        id_ = conversation_id_of(asked)
         body = arguments(await asked.body(ContextBody))
         command = conversations.amendment(asked.principal, id_, body, asked.origin())
         accepted = await conversations.settled(self._services, command, asked.principal, DEFAULT_WAIT_S)
@@ -123,7 +123,7 @@ class ConversationRoutes:
         page = await conversations.history(
             self._services,
             asked.principal,
-            _conversation_id(asked),
+            conversation_id_of(asked),
             before=_offset(query, "before"),
             limit=read_limit(query),
         )
@@ -132,7 +132,7 @@ class ConversationRoutes:
     async def events(self, asked: Asked) -> Response:
         """Follow a conversation: a stream of its events."""
         asked.query(frozenset())
-        id_ = _conversation_id(asked)
+        id_ = conversation_id_of(asked)
         resume = read_place(asked.request.headers.get("last-event-id"))
         if asked.request.method == "HEAD":
             return Response(None, 200, {"content-type": "text/event-stream"})
@@ -141,12 +141,12 @@ class ConversationRoutes:
     async def delete(self, asked: Asked) -> Response:
         """Delete a conversation with all that was said in it: 204."""
         asked.query(frozenset())
-        await conversations.delete(self._services, asked.principal, _conversation_id(asked))
+        await conversations.delete(self._services, asked.principal, conversation_id_of(asked))
         return Response(None, 204)
 
     async def _command(self, asked: Asked, kind: str, model: type[Body]) -> Command:
         asked.query(frozenset())
-        conversation_id = _conversation_id(asked)
+        conversation_id = conversation_id_of(asked)
         body: dict[str, Any] = (await asked.body(model)).model_dump(exclude_unset=True)
         return conversations.command(
             self._services, asked.principal, kind, conversation_id, body, asked.origin()
@@ -158,7 +158,7 @@ class ConversationRoutes:
         return json_response(receipt.to_wire(), 200 if receipt.ended else 202)
 
 
-def _conversation_id(asked: Asked) -> str:
+def conversation_id_of(asked: Asked) -> str:
     """Return the conversation id of the address. Raises Refused where there can be none of that name."""
     conversation_id = asked.path("conversation_id")
     if _ID.fullmatch(conversation_id) is None:

@@ -22,6 +22,7 @@ EVENTS: Final = "text/event-stream"
 HTML: Final = "text/html; charset=utf-8"
 CSS: Final = "text/css; charset=utf-8"
 TEXT: Final = "text/plain"
+YAML: Final = "application/yaml"
 E = ErrorCode
 
 
@@ -210,6 +211,13 @@ OPERATIONS: Final = (
         {200: Reply("The newest messages below `before`.", (HistoryResult,))}, (E.CONVERSATION_NOT_FOUND,),
         parameters=(LIMIT, Parameter("before", "Only messages below this offset.",
                                      {"type": "integer", "minimum": 0, "maximum": 2**53})),
+    ),
+    Operation(
+        "GET", f"{ONE}/recording", "recordConversation", "conversations",
+        "Write a conversation down as a test (in development only)",
+        {200: Reply("A test file, what is personal masked.", media=YAML,
+                    headers={"Content-Disposition": "What to save it as."})},
+        (E.CONVERSATION_NOT_FOUND, E.WRONG_STATE, E.PAYLOAD_TOO_LARGE),
     ),
     Operation(
         "GET", f"{ONE}/events", "followConversation", "conversations", "Follow a conversation as it happens",
