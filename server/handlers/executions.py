@@ -232,6 +232,9 @@ async def decide_execution(
     sent = {**body, "type": kind, "conversation_id": record.conversation_id}
     pending_id = body["pending_id"]
     if pending_id is None:
+        sent["execution_id"] = (
+            execution_id  # it says which request is meant; else the frame's hash is the same
+        )
         pending_id = await _only_request(services, record, requests, kind, origin.key)
     elif all(p.pending_id != pending_id for p in requests):
         pending_id = _NONE_OF_THEM

@@ -155,12 +155,14 @@ async def test_a_decision_sent_again_answers_the_first_outcome(server: RunningSe
     """Also without a pending id, which finds none any more; and whatever has happened since."""
     execution_id = await started(server, "approve", conversation_id="c1", initial_context={"day": "monday"})
     first = await decide(server, execution_id, DECIDER, accepted=True, key=KEY)
-    await started(server, "approve", conversation_id="c1", initial_context={"day": "tuesday"})
+    latest = await started(server, "approve", conversation_id="c1", initial_context={"day": "tuesday"})
     again = await decide(server, execution_id, DECIDER, accepted=True, key=KEY)
     assert (again.status, again.json["duplicate"], again.json["status"]) == (200, True, "completed")
     assert (first.json["duplicate"], first.json["status"]) == (False, "completed")
     changed = await decide(server, execution_id, DECIDER, accepted=False, key=KEY)
     assert refusal(changed) == (404, "execution_not_found")
+    elsewhere = await decide(server, latest, DECIDER, accepted=True, key=KEY)
+    assert refusal(elsewhere) == (422, "idempotency_conflict")
     for who, accepted in ((OPERATOR, True), (SERVICE, False)):  # another's decision is another one
         other = await decide(server, execution_id, who, accepted=accepted, key=KEY)
         assert refusal(other) == (422, "idempotency_conflict")
