@@ -86,7 +86,7 @@ def session_end(execution: Execution, last_activity: TimeMs, session_ms: int) ->
     if any(frame.awaits is not None and frame.happened is None for frame in execution.frames):
         return None
     for request in execution.pending:
-        if request.decided is None and request.kind == "acceptance":
+        if request.decided is None and (request.kind == "acceptance" or request.by is not None):
             return None
     step = min(HOUR_MS, session_ms)
     return -(-(last_activity + session_ms) // step) * step

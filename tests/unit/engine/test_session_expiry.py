@@ -146,6 +146,7 @@ async def test_a_session_of_no_length_never_ends() -> None:
         ("waiting_event", (), False),
         ("completed", (), False),
         ("waiting_clarification", (Pending("p", "clarification", "s", deadline=1 << 50),), False),
+        ("waiting_clarification", (Pending("p", "clarification", "s", by={"scope": "x"}),), False),
         ("waiting_input", (Pending("p", "acceptance", "s"),), False),
         ("waiting_input", (Pending("p", "acceptance", "s", decided={"accepted": True}),), True),
     ],
