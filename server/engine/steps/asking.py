@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from server.auth.roles import SCOPES
 from server.engine.draft import Draft, StepFailure
 from server.engine.flow.expressions import Expression
-from server.engine.flow.node import Node, Template
+from server.engine.flow.node import Node, Template, did_you_mean
 
 DEFAULT_SCOPE: Final = "acceptance:decide"
 MAX_DEADLINE_MS: Final = 366 * 24 * 3_600_000
@@ -60,7 +61,13 @@ def parse_by(node: Node) -> By | None:
     if inner is None:
         return None
     user = inner.template("user") if inner.has("user") else None
-    scope = inner.text("scope", None if user is not None else DEFAULT_SCOPE)
+    default = None if user is not None else DEFAULT_SCOPE
+    scope = inner.text("scope", default)
+    if scope is not None and scope not in SCOPES:  # nobody could ever decide
+        hint = did_you_mean(scope, SCOPES)
+        inner.problem(
+            "unknown-option", f'there is no scope "{scope[:60]}" that a token could have', "scope", hint
+        )
     quorum = inner.integer("quorum", 1, MAX_QUORUM, 1)
     if quorum > 1 and scope is None:
         inner.problem("out-of-range", "one user cannot be several; a quorum needs a scope", "quorum")
