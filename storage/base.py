@@ -8,7 +8,7 @@ Every method may raise ``StoreUnavailable``: the store cannot be reached, is ful
 nothing is known to have happened (see ``CommitUnknown`` for the one case that needs more care).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -246,6 +246,25 @@ class ConversationStore(Protocol):
 
         Up to ``limit`` of those behind ``after``, by ``since`` and ``wait_id``, each once. Served by an
         index over (tenant, decider, since) that holds nothing else than what waits: its cost is the page's.
+        """
+
+    async def conversation_ids(self, tenant_id: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        """Return up to ``limit`` ids above ``after`` of a tenant's conversations, tombstones left out.
+
+        In the order of their code points, served by the index over (tenant, conversation).
+        """
+
+    async def restore(self, record: Conversation, log: Iterable[EventBatch]) -> bool:
+        """Insert a conversation with its whole log, all or nothing; False where its id is taken.
+
+        Nobody sees anything of it before all of it is there. ``record`` has revision 1 and no lease; the
+        batches have its epoch and run from offset 1 to ``record.offset``. ``log`` may be long: it is
+        taken batch by batch, perhaps in another thread and perhaps more than once, each time from its
+        beginning. What it raises ends the call, and nothing has happened. A tombstone takes its id, too.
+
+        Raises:
+            ValueError: the record or the offsets contradict this.
+            StorageError: a key is there twice.
         """
 
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:

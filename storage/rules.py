@@ -1,10 +1,10 @@
 """The parts of the ports' duties that are the same in every adapter, as pure functions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from storage.base import Commit
+from storage.base import Commit, StorageError
 from storage.codec import encode_json, inbox_entry_to_json
 from storage.models import (
     INBOX_MAX_BYTES,
@@ -65,6 +65,44 @@ def inbox_bytes(inbox: Iterable[InboxEntry]) -> int:
 def execution_of(record: Conversation) -> str | None:
     """Return the id of the record's execution: what a ``KeyRecord`` says of the commit that made it."""
     return None if record.execution is None else record.execution.execution_id
+
+
+def restored(record: Conversation, log: Iterable[EventBatch]) -> Iterator[tuple[EventBatch, str | None]]:
+    """Yield what ``restore`` writes: each batch, and the execution that the record had after it.
+
+    Raises ValueError where it is not what the port asks for; at the latest behind the last batch.
+    """
+    if record.revision != 1 or record.lease is not None or record.deleted_at is not None:
+        raise ValueError("what is restored has revision 1, no lease, and is no tombstone")
+    offset, execution_id = 0, None
+    for batch in log:
+        if batch.epoch != record.epoch or batch.first_offset != offset + 1 or not batch.events:
+            raise ValueError(f"the batch at {batch.first_offset} does not follow offset {offset}")
+        offset = batch.last_offset
+        execution_id = _execution_after(batch, execution_id)
+        yield batch, execution_id
+    if offset != record.offset:
+        raise ValueError(f"the log ends at {offset}, the record is at {record.offset}")
+
+
+def key_twice(batch: EventBatch) -> StorageError:
+    """Return what ``restore`` raises for a key that the log has twice."""
+    return StorageError(f"the key of the batch at {batch.first_offset} is in the log twice")
+
+
+def is_live(record: Conversation, tenant_id: str) -> bool:
+    """Tell whether a record is one of the tenant's, and no tombstone."""
+    return record.tenant_id == tenant_id and record.deleted_at is None
+
+
+def _execution_after(batch: EventBatch, execution_id: str | None) -> str | None:
+    """Return the id of the record's execution after a batch, given the one before it."""
+    for event in batch.events:
+        if event.type == "conversation.reset":
+            execution_id = None
+        elif event.execution_id is not None:
+            execution_id = event.execution_id
+    return execution_id
 
 
 def ended_commands(batch: EventBatch) -> list[str]:

@@ -5,7 +5,7 @@ batches are immutable and kept as given. What is stored outlives ``close`` as lo
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
@@ -19,8 +19,11 @@ from storage.rules import (
     check_commit,
     ended_commands,
     execution_of,
+    is_live,
+    key_twice,
     newest_messages,
     page,
+    restored,
     stored_batch,
     with_command,
 )
@@ -276,6 +279,34 @@ class MemoryStore(MemoryFlows):
         """See ``ConversationStore.waiting``."""
         self._check_open()
         return self._listing.waiting(tenant_id, deciders, after=after, limit=limit)
+
+    async def conversation_ids(self, tenant_id: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        """See ``ConversationStore.conversation_ids``."""
+        self._check_open()
+        ids = (r.conversation_id for r in self._records.values() if is_live(r, tenant_id))
+        return sorted(id_ for id_ in ids if id_ > after)[:limit]
+
+    async def restore(self, record: Conversation, log: Iterable[EventBatch]) -> bool:
+        """See ``ConversationStore.restore``."""
+        self._check_open()
+        key = (record.tenant_id, record.conversation_id)
+        if key in self._records:
+            return False
+        new = EventLog()
+        places: dict[Key, ExecutionPlace] = {}
+        for batch, execution_id in restored(record, log):
+            if batch.key is not None and new.key(batch.key) is not None:
+                raise key_twice(batch)
+            new.append(batch, execution_id)
+            if execution_id is not None:
+                place = ExecutionPlace(record.conversation_id, batch.first_offset)
+                places.setdefault((record.tenant_id, execution_id), place)
+        self._logs[key] = new
+        for execution_key, place in places.items():
+            self._executions.setdefault(execution_key, place)
+        self._listing.note(record)
+        self._put(record)
+        return True
 
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
         """See ``ConversationStore.remove_events``. Its executions are forgotten with it."""

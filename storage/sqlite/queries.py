@@ -58,6 +58,11 @@ _OFFSETS: Final = """
         ON c.tenant_id = json_extract(k.value, '$[0]')
         AND c.conversation_id = json_extract(k.value, '$[1]')
 """
+_IDS: Final = """
+    SELECT conversation_id FROM conversations
+    WHERE tenant_id = ? AND conversation_id > ? AND deleted_at IS NULL
+    ORDER BY conversation_id LIMIT ?
+"""
 _FIND_EXECUTION: Final = """
     SELECT conversation_id, first_offset FROM executions WHERE tenant_id = ? AND execution_id = ?
 """
@@ -205,6 +210,13 @@ def offsets(
     """See ``ConversationStore.offsets``."""
     rows = connection.execute(_OFFSETS, (encode_json(list(keys)).decode(),)).fetchall()
     return {(tenant_id, id_): (epoch, offset) for tenant_id, id_, epoch, offset in rows}
+
+
+def conversation_ids(
+    connection: sqlite3.Connection, tenant_id: str, after: str, limit: int
+) -> list[str]:
+    """See ``ConversationStore.conversation_ids``."""
+    return [id_ for (id_,) in connection.execute(_IDS, (tenant_id, after, limit)).fetchall()]
 
 
 def find_execution(

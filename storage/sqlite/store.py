@@ -1,7 +1,7 @@
 """``SqliteStore``: the ports over one writer thread, a few reader threads and a file lock."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -239,6 +239,14 @@ class SqliteStore:
     ) -> list[Waiting]:
         """See ``ConversationStore.waiting``. The primary key of ``waiting``."""
         return await self._readers.read(queries.waiting, tenant_id, deciders, after, limit)
+
+    async def conversation_ids(self, tenant_id: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        """See ``ConversationStore.conversation_ids``."""
+        return await self._readers.read(queries.conversation_ids, tenant_id, after, limit)
+
+    async def restore(self, record: Conversation, log: Iterable[EventBatch]) -> bool:
+        """See ``ConversationStore.restore``. One transaction, in the writer's thread."""
+        return bool(await self._write(writes.restore, record, log))
 
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
         """See ``ConversationStore.remove_events``. Its executions are forgotten with it."""

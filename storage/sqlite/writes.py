@@ -4,14 +4,22 @@ Each may be run again when its group is rolled back, so none has an effect outsi
 """
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from storage.base import Commit
+from storage.base import Commit, Expected
 from storage.codec import encode_events, encode_record
 from storage.listing import Listing, Wait, listing_of, says_it_all, waits_of
-from storage.models import Conversation, InboxEntry, TimeMs
-from storage.rules import digest, execution_of, stored_batch, with_command
+from storage.models import Conversation, EventBatch, InboxEntry, TimeMs
+from storage.rules import digest, execution_of, key_twice, restored, stored_batch, with_command
 from storage.sqlite.queries import ended_text, load
+from storage.sqlite.statements import (
+    INSERT_BATCH,
+    INSERT_EXECUTION,
+    INSERT_RECORD,
+    INSERT_WAITING,
+    UPSERT_LISTING,
+)
 from storage.sqlite.writer import CommitRows, ListedRows
 
 REMOVED_AT_ONCE: Final = 500
@@ -62,13 +70,8 @@ def commit_rows(commit: Commit, known: Known | None) -> CommitRows:
     execution_id = execution_of(record)
     batch_row: tuple[Any, ...] | None = None
     if batch is not None:
-        events = encode_events(batch)
-        size += len(events)
-        messages, ended = digest(batch)
-        batch_row = (
-            tenant_id, conversation_id, batch.epoch, batch.first_offset, batch.last_offset, batch.commit_id,
-            batch.key, batch.body_hash, execution_id, messages, ended_text(ended), events,
-        )  # fmt: skip
+        batch_row = _batch_row(tenant_id, conversation_id, batch, execution_id)
+        size += len(batch_row[-1])
     lease = record.lease
     execution: tuple[Any, ...] | None = None
     if execution_id is not None and (known is None or execution_id != known.execution_id):
@@ -85,6 +88,17 @@ def commit_rows(commit: Commit, known: Known | None) -> CommitRows:
         execution=execution,
         listed=_listed_rows(record, known),
         bytes=size,
+    )  # fmt: skip
+
+
+def _batch_row(
+    tenant_id: str, conversation_id: str, batch: EventBatch, execution_id: str | None
+) -> tuple[Any, ...]:
+    """Return the row of a batch; its events come last."""
+    messages, ended = digest(batch)
+    return (
+        tenant_id, conversation_id, batch.epoch, batch.first_offset, batch.last_offset, batch.commit_id,
+        batch.key, batch.body_hash, execution_id, messages, ended_text(ended), encode_events(batch),
     )  # fmt: skip
 
 
@@ -107,6 +121,29 @@ def _listed_rows(record: Conversation, known: Known | None) -> ListedRows | None
 def known_after(record: Conversation) -> Known:
     """Return what is known of a conversation once ``record`` is committed with all its rows."""
     return Known(execution_of(record), listing_of(record), waits_of(record))
+
+
+def restore(cursor: sqlite3.Cursor, record: Conversation, log: Iterable[EventBatch]) -> bool:
+    """See ``ConversationStore.restore``: one transaction, the rows of one batch in memory at a time."""
+    key = (record.tenant_id, record.conversation_id)
+    rows = commit_rows(Commit(Expected(None), record, None), None)
+    if not cursor.execute(INSERT_RECORD, rows.record).rowcount:
+        return False
+    noted: str | None = None
+    for batch, execution_id in restored(record, log):
+        if not cursor.execute(INSERT_BATCH, _batch_row(*key, batch, execution_id)).rowcount:
+            raise key_twice(batch)
+        if execution_id is not None and execution_id != noted:
+            cursor.execute(
+                INSERT_EXECUTION, (record.tenant_id, execution_id, key[1], batch.first_offset)
+            )
+        noted = execution_id
+    if rows.execution is not None:
+        cursor.execute(INSERT_EXECUTION, rows.execution)
+    if rows.listed is not None and rows.listed.listing is not None:
+        cursor.execute(UPSERT_LISTING, rows.listed.listing)
+        cursor.executemany(INSERT_WAITING, rows.listed.waiting or ())
+    return True
 
 
 def void_leases(connection: sqlite3.Connection, now: TimeMs) -> None:

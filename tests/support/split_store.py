@@ -24,8 +24,11 @@ from storage.rules import (
     check_commit,
     ended_commands,
     execution_of,
+    is_live,
+    key_twice,
     newest_messages,
     page,
+    restored,
     stored_batch,
     with_command,
 )
@@ -320,6 +323,37 @@ class SplitStore(MemoryFlows):
     ) -> list[Waiting]:
         self._check_open()
         return self._listing.waiting(tenant_id, deciders, after=after, limit=limit)
+
+    async def conversation_ids(self, tenant_id: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        self._check_open()
+        ids = (r.conversation_id for _, r in self._records() if is_live(r, tenant_id))
+        return sorted(id_ for id_ in ids if id_ > after)[:limit]
+
+    async def restore(self, record: Conversation, log: Iterable[EventBatch]) -> bool:
+        """Write the log first, then the record: what no record points to is nowhere to be seen.
+
+        What an attempt has left that ended in between is of another epoch, and goes first.
+        """
+        key = (record.tenant_id, record.conversation_id)
+        if self._document(*key) is not None:
+            return False
+        self._logs[key] = written = {}
+        keys: set[str] = set()
+        places: dict[Key, ExecutionPlace] = {}
+        for batch, execution_id in restored(record, log):
+            await self.pause("flush")
+            if batch.key in keys:
+                raise key_twice(batch)
+            keys |= {batch.key} if batch.key is not None else set()
+            written[batch.epoch, batch.first_offset] = Entry(batch, execution_id)
+            if execution_id is not None:
+                place = ExecutionPlace(record.conversation_id, batch.first_offset)
+                places.setdefault((record.tenant_id, execution_id), place)
+        self._documents[key] = Document(record)
+        for execution_key, place in places.items():
+            self._executions.setdefault(execution_key, place)
+        self._listing.note(record)
+        return True
 
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
         document = self._document(tenant_id, conversation_id)

@@ -34,6 +34,7 @@ READS: dict[str, Run] = {
     "load_many": lambda c: queries.load_many(c, [(TENANT, ID)]),
     "due": lambda c: queries.due(c, NOW, 10),
     "offsets": lambda c: queries.offsets(c, [(TENANT, ID)]),
+    "conversation_ids": lambda c: queries.conversation_ids(c, TENANT, "b", 10),
     "find_execution": lambda c: queries.find_execution(c, TENANT, "x1"),
     "executions": lambda c: executions(c, ExecutionFilter()),
     "executions_of_status": lambda c: executions(c, ExecutionFilter(status="paused")),
