@@ -1,6 +1,7 @@
 """The group of all commands, and what becomes of their errors: a sentence and an exit code."""
 
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ COMMANDS: Final = {
     "smoke": "Walk through what clients rely on, against a server that runs.",
     "config": "Tell the settings, and where each comes from.",
     "doctor": "Look for what would keep a server here from working, and say how to mend it.",
+    "export": "Write conversations to a file, to keep or to move them.",
+    "import": "Read conversations of an export into a store.",
     "test": "Run the tests of flows, in memory and in virtual time.",
     "token": "Print a token for a user.",
     "completion": "Print the script that completes commands in a shell.",
@@ -44,7 +47,8 @@ class LazyGroup(click.RichGroup):
 
 def command(name: str) -> click.Command:
     """Import and return the command ``name``."""
-    found = getattr(importlib.import_module(f"server.cli.{name}"), name)
+    python_name = f"{name}_" if keyword.iskeyword(name) else name
+    found = getattr(importlib.import_module(f"server.cli.{python_name}"), python_name)
     assert isinstance(found, click.Command)
     return found
 

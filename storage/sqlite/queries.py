@@ -212,9 +212,7 @@ def offsets(
     return {(tenant_id, id_): (epoch, offset) for tenant_id, id_, epoch, offset in rows}
 
 
-def conversation_ids(
-    connection: sqlite3.Connection, tenant_id: str, after: str, limit: int
-) -> list[str]:
+def conversation_ids(connection: sqlite3.Connection, tenant_id: str, after: str, limit: int) -> list[str]:
     """See ``ConversationStore.conversation_ids``."""
     return [id_ for (id_,) in connection.execute(_IDS, (tenant_id, after, limit)).fetchall()]
 

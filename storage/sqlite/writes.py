@@ -134,9 +134,7 @@ def restore(cursor: sqlite3.Cursor, record: Conversation, log: Iterable[EventBat
         if not cursor.execute(INSERT_BATCH, _batch_row(*key, batch, execution_id)).rowcount:
             raise key_twice(batch)
         if execution_id is not None and execution_id != noted:
-            cursor.execute(
-                INSERT_EXECUTION, (record.tenant_id, execution_id, key[1], batch.first_offset)
-            )
+            cursor.execute(INSERT_EXECUTION, (record.tenant_id, execution_id, key[1], batch.first_offset))
         noted = execution_id
     if rows.execution is not None:
         cursor.execute(INSERT_EXECUTION, rows.execution)

@@ -98,7 +98,7 @@ async def test_a_log_that_fails_in_its_middle_leaves_nothing(store: Store) -> No
 async def test_a_log_with_a_hole_a_short_one_and_a_key_twice_are_refused(store: Store) -> None:
     record, log = grown()
     for broken in ([log[0], log[2]], log[:2], [replace(log[0], epoch="e9"), *log[1:]]):
-        with pytest.raises(ValueError, match="offset|log ends"):
+        with pytest.raises(ValueError, match=r"offset|log ends"):
             await store.restore(record, broken)
     with pytest.raises(StorageError, match="twice"):
         await store.restore(record, [log[0], replace(log[1], key="k0"), log[2]])
