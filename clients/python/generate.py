@@ -46,6 +46,7 @@ import os
 import random as random_module
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -59,7 +60,7 @@ from ._portal import Portal
 from ._session import OUTBOX_LIMIT
 from ._sync_stream import SyncStream, SyncTurnStream
 from ._threads import unblocked
-from .events import AnyEvent
+from .events import AnyEvent, InboxEvent
 from .records import (
     Execution,
     HistoryPage,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import parley_client
 import pytest
-from parley_client import AsyncExecution, AsyncParley, Execution, events
+from parley_client import AsyncExecution, AsyncParley, Execution, Parley, events
 
 from tests.support.server import RunningServer, running_server, token
 
@@ -135,6 +135,39 @@ async def test_a_hand_off_is_in_the_inbox_until_it_is_taken_up(server: RunningSe
     await parley.execution(item.execution_id).resume()
     assert [item async for item in parley.inbox()] == []
     assert [item async for item in client(server, "ada", "user").inbox()] == []
+
+
+async def test_the_inbox_tells_what_comes_and_what_is_settled(server: RunningServer) -> None:
+    parley = client(server, "olga", "operator")
+    async with asyncio.timeout(20):
+        told = parley.inbox_events()
+        assert await anext(told) == events.InboxReady(items=0)
+        run = await client(server).start("help")
+        opened = await anext(told)
+        assert isinstance(opened, events.InboxOpened)
+        assert opened.item.execution_id == run.execution_id
+        await parley.execution(opened.item.execution_id).resume()
+        assert await anext(told) == events.InboxSettled(item=opened.item, decided=None)
+        await told.aclose()  # type: ignore[attr-defined] # an async generator
+        nobodys = client(server, "ada", "user").inbox_events()
+        assert await anext(nobodys) == events.InboxReady(items=0)
+        await nobodys.aclose()  # type: ignore[attr-defined] # an async generator
+
+
+async def test_the_synchronous_client_reads_the_inbox_too(server: RunningServer) -> None:
+    def read() -> list[str]:
+        with Parley(server.url, token("shop", role="service")) as parley:
+            found = []
+            for event in parley.inbox_events():
+                found.append(event.type)
+                if event.type == "ready":
+                    break
+            started = parley.start("help")
+            assert started.get().flow_id == "help"
+            assert [run.flow_id for run in parley.executions()] == ["help"]
+        return found
+
+    assert await asyncio.to_thread(read) == ["ready"]
 
 
 async def test_who_watches_the_conversation_sees_what_rest_has_done(server: RunningServer) -> None:

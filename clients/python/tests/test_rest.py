@@ -1,14 +1,19 @@
 """What goes over REST: starting, deciding, listing; keys, retries, tokens and errors."""
 
+import asyncio
+import datetime
 import itertools
+import json
 import ssl
+import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import parley_client
 import pytest
 from http_server import Asked, HttpServer, Reply
-from parley_client import AsyncParley, Pending
+from parley_client import AsyncParley, Pending, events
 from virtual_clock import VirtualClock
 
 Connect = Callable[..., AsyncParley]
@@ -256,6 +261,72 @@ async def test_a_callers_time_may_be_up(server: HttpServer, client: Connect) -> 
     server.replies = [refusal(429, "rate_limited", temporary=True, retry_after_ms=20_000)]
     with pytest.raises(parley_client.Timeout):
         await client().execution("x1").accept("p1", timeout=0.2)
+
+
+async def test_a_caller_who_leaves_takes_the_thread_along(server: HttpServer, client: Connect) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def never(request: Asked) -> Reply:
+        asked.set()
+        over.wait(30)
+        return Reply(0, None)
+
+    server.replies = [never]
+    try:
+        with pytest.raises(parley_client.Timeout):
+            await client().execution("x1").accept("p1", timeout=0.2)
+        assert asked.is_set()
+        for thread in threading.enumerate():
+            if thread.name == "parley-client-call":
+                await asyncio.to_thread(thread.join, 5)
+                assert not thread.is_alive()
+    finally:
+        over.set()
+
+
+async def test_lists_may_be_of_a_span_of_time(server: HttpServer, client: Connect) -> None:
+    server.replies = [Reply(200, {"executions": [], "cursor": None})]
+    since = datetime.datetime(2026, 1, 31, 9, tzinfo=datetime.UTC)
+    assert [run async for run in client().executions(since=since, until="2026-02-01T00:00:00Z")] == []
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(server.asked[0].path).query)
+    assert query["since"] == ["2026-01-31T09:00:00+00:00"]
+    assert query["until"] == ["2026-02-01T00:00:00Z"]
+
+
+def told(*lines: tuple[str, dict[str, Any]]) -> Reply:
+    text = ": hello\n\n" + "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in lines)
+    return Reply(200, text.encode(), {"Content-Type": "text/event-stream"})
+
+
+async def test_the_inbox_is_told_over_reconnections(server: HttpServer, client: Connect) -> None:
+    def opened(name: str) -> tuple[str, dict[str, Any]]:
+        return "opened", {"kind": "acceptance", "wait_id": name, "execution_id": "x"}
+
+    settled = ("settled", {"kind": "acceptance", "wait_id": "b", "decided": {"by": "ada"}})
+    server.replies = [
+        told(opened("a"), opened("b"), ("ready", {"items": 2})),
+        Reply(503, b"<html>"),
+        told(opened("b"), opened("c"), ("ready", {"items": 2}), settled),
+        refusal(401, "token_expired"),
+    ]
+    found: list[tuple[str, Any]] = []
+
+    async def read() -> None:
+        async for event in client().inbox_events():
+            match event:
+                case events.InboxOpened():
+                    found.append(("opened", event.item.wait_id))
+                case events.InboxSettled():
+                    found.append((event.item.wait_id, event.decided))
+                case events.InboxReady():
+                    found.append(("ready", event.items))
+
+    with pytest.raises(parley_client.TokenExpired):
+        await read()
+    assert found == [
+        ("opened", "a"), ("opened", "b"), ("ready", 2), ("opened", "c"), ("a", None), ("b", {"by": "ada"}),
+    ]  # fmt: skip
+    assert server.asked[0].headers["accept"] == "text/event-stream"
 
 
 def test_the_address_is_beside_the_sockets() -> None:

@@ -8,6 +8,7 @@ import os
 import random as random_module
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
@@ -16,11 +17,13 @@ from ._clock import Clock, LoopClock
 from ._connection import Connection, ConnectionEvent, Token
 from ._conversation import REQUEST_TIMEOUT_S, AsyncConversation
 from ._execution import AsyncExecution, pages
+from ._inbox import watch_inbox
 from ._outbox import OUTBOX_BYTES, Outbox
 from ._rest import Rest
 from ._session import OUTBOX_LIMIT, Session
 from ._stream import Stream
 from ._wire import socket_url
+from .events import InboxEvent
 from .records import Execution, InboxItem, mapping
 
 OPEN_TIMEOUT_S: Final = 30.0
@@ -256,6 +259,8 @@ class AsyncParley:
         flow_id: str | None = None,
         project_id: str | None = None,
         user_id: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
         page_size: int = 50,
         timeout: float | None = REQUEST_TIMEOUT_S,
     ) -> AsyncIterator[Execution]:
@@ -266,13 +271,22 @@ class AsyncParley:
             flow_id: only this flow's.
             project_id: only this project's.
             user_id: only in this user's conversations.
+            since: only those last active then or later; a ``datetime`` with its time zone, or ISO 8601.
+            until: only those last active before.
             page_size: how many to ask for at once, 1-100.
             timeout: seconds for each page.
 
         Raises:
             ParleyError: as ``start``.
         """
-        query = {"status": status, "flow_id": flow_id, "project_id": project_id, "user_id": user_id}
+        query = {
+            "status": status,
+            "flow_id": flow_id,
+            "project_id": project_id,
+            "user_id": user_id,
+            "since": since.isoformat() if isinstance(since, datetime) else since,
+            "until": until.isoformat() if isinstance(until, datetime) else until,
+        }
         found = pages(self._rest, "/executions", "executions", {**query, "limit": page_size}, timeout)
         async for record in found:
             yield Execution.from_wire(record)
@@ -288,6 +302,18 @@ class AsyncParley:
         """
         async for record in pages(self._rest, "/inbox", "items", {"limit": page_size}, timeout):
             yield InboxItem.from_wire(record)
+
+    async def inbox_events(self) -> AsyncIterator[InboxEvent]:
+        """Iterate over what comes to wait for this principal in the whole tenant, and what is settled.
+
+        First comes what waits now, an ``events.InboxOpened`` each, and ``events.InboxReady`` behind it. A
+        broken connection is made anew, for as long as this is read; what was settled in between is told then.
+
+        Raises:
+            Unauthorized, TokenExpired: the credential is not taken any more.
+        """
+        async for event in watch_inbox(self._rest, self._connection.clock, self._connection.random):
+            yield event
 
     # --- the connection -----------------------------------------------------------------------
 

@@ -171,7 +171,7 @@ class Connection:
         self._on_connection = on_connection
         self._on_frame = on_frame
         self._connect_options = connect_options
-        self._random = random
+        self.random = random
         self._requests: dict[int, asyncio.Future[Json]] = {}
         self._socket: ClientConnection | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -404,9 +404,9 @@ class Connection:
         if offline.progress or held:
             self._attempt = 0
         if offline.within_ms is not None and self._attempt == 0:
-            delay = self._random() * min(LAST_BACKOFF_S, offline.within_ms / 1000)
+            delay = self.random() * min(LAST_BACKOFF_S, offline.within_ms / 1000)
         else:
-            delay = full_jitter(self._attempt, self._random)
+            delay = full_jitter(self._attempt, self.random)
         self._attempt += 1
         self._emit(
             ConnectionEvent(

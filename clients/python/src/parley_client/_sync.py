@@ -8,6 +8,7 @@ import os
 import random as random_module
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -21,7 +22,7 @@ from ._portal import Portal
 from ._session import OUTBOX_LIMIT
 from ._sync_stream import SyncStream, SyncTurnStream
 from ._threads import unblocked
-from .events import AnyEvent
+from .events import AnyEvent, InboxEvent
 from .records import (
     Execution,
     HistoryPage,
@@ -744,6 +745,8 @@ class Parley:
         flow_id: str | None = None,
         project_id: str | None = None,
         user_id: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
         page_size: int = 50,
         timeout: float | None = REQUEST_TIMEOUT_S,
     ) -> Iterator[Execution]:
@@ -754,6 +757,8 @@ class Parley:
             flow_id: only this flow's.
             project_id: only this project's.
             user_id: only in this user's conversations.
+            since: only those last active then or later; a ``datetime`` with its time zone, or ISO 8601.
+            until: only those last active before.
             page_size: how many to ask for at once, 1-100.
             timeout: seconds for each page.
 
@@ -766,6 +771,8 @@ class Parley:
                 flow_id=flow_id,
                 project_id=project_id,
                 user_id=user_id,
+                since=since,
+                until=until,
                 page_size=page_size,
                 timeout=timeout,
             )
@@ -779,6 +786,17 @@ class Parley:
             ParleyError: as ``start``.
         """
         return self._portal.iterate(lambda: self._inner.inbox(page_size=page_size, timeout=timeout))
+
+    def inbox_events(self) -> Iterator[InboxEvent]:
+        """Iterate over what comes to wait for this principal in the whole tenant, and what is settled.
+
+        First comes what waits now, an ``events.InboxOpened`` each, and ``events.InboxReady`` behind it. A
+        broken connection is made anew, for as long as this is read; what was settled in between is told then.
+
+        Raises:
+            Unauthorized, TokenExpired: the credential is not taken any more.
+        """
+        return self._portal.iterate(lambda: self._inner.inbox_events())
 
     def connection_events(self) -> SyncStream[ConnectionEvent]:
         """Iterate over what happens to the connection from now on; ends when it is closed for good."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from .errors import ParleyError, Refused, error_from_wire
-from .records import Message, Pending, Snapshot, items, mapping
+from .records import InboxItem, Message, Pending, Snapshot, items, mapping
 
 __all__ = [
     "AcceptanceRequested",
@@ -39,6 +39,10 @@ __all__ = [
     "ExecutionWaiting",
     "FlowCustom",
     "HandoffRequested",
+    "InboxEvent",
+    "InboxOpened",
+    "InboxReady",
+    "InboxSettled",
     "MessageCompleted",
     "MessageDelta",
     "MessageReceived",
@@ -413,6 +417,35 @@ class SubscriptionEnded:
     error: ParleyError
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxOpened:
+    """Something waits for a person; from ``parley.inbox_events``."""
+
+    type: ClassVar[str] = "opened"
+
+    item: InboxItem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxSettled:
+    """It waits no more: ``decided`` says how it was decided, where that is still known."""
+
+    type: ClassVar[str] = "settled"
+
+    item: InboxItem
+    decided: Mapping[str, Json] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxReady:
+    """What waited at the beginning has been told: so many ``items``."""
+
+    type: ClassVar[str] = "ready"
+
+    items: int
+
+
+InboxEvent: TypeAlias = InboxOpened | InboxSettled | InboxReady
 AnyEvent: TypeAlias = Event | MessageDelta | TypingNotice | SnapshotReplaced | SubscriptionEnded
 
 _Fields = Callable[[Mapping[str, Json]], dict[str, Any]]

@@ -372,6 +372,7 @@ class InboxItem:
 
     Attributes:
         kind: acceptance, clarification or handoff.
+        wait_id: its own id: of the request, or of the execution that is handed off.
         since: when it began to wait.
         user_id: whose conversation it is; None of a workflow without a user.
         pending: the request itself; None of a hand-off.
@@ -382,6 +383,7 @@ class InboxItem:
     conversation_id: str | None = None
     flow_id: str | None = None
     user_id: str | None = None
+    wait_id: str = ""
     since: str | None = None
     pending: Pending | None = None
     raw: Mapping[str, Json] = field(default_factory=dict, repr=False, compare=False)
@@ -396,6 +398,7 @@ class InboxItem:
             conversation_id=raw.get("conversation_id"),
             flow_id=raw.get("flow_id"),
             user_id=raw.get("user_id"),
+            wait_id=str(raw.get("wait_id", "")),
             since=raw.get("since"),
             pending=Pending.from_wire(pending) if isinstance(pending, dict) else None,
             raw=raw,
