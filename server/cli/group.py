@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "check": "Check flow files; say what is wrong, by line and column.",
     "graph": "Draw a flow as Mermaid or SVG.",
     "smoke": "Walk through what clients rely on, against a server that runs.",
+    "bench": "Measure on this machine what turns of a project take.",
     "config": "Tell the settings, and where each comes from.",
     "doctor": "Look for what would keep a server here from working, and say how to mend it.",
     "export": "Write conversations to a file, to keep or to move them.",
