@@ -110,7 +110,7 @@ class Application:
         self.drain = Drain(self.gateway, self.readiness, self._stop_engine, self._end_streams)
         self.routes = [*self._health().routes(), *self._visitor_routes(), *self._api_routes()]
         self.routes += ReferenceRoutes(server_version(), self.routes).routes()
-        self._rest = rest_app([*self.routes, *(page_routes() if dev else [])], self.metrics)
+        self._rest = rest_app([*self.routes, *(page_routes(self._flow_errors) if dev else [])], self.metrics)
         self.asgi: App = self._serve
         self._read_metrics()
 
@@ -250,6 +250,9 @@ class Application:
         from server.gateway.rest.recording import RecordingRoutes  # brings what runs tests
 
         return RecordingRoutes(api, self.catalog).routes()
+
+    def _flow_errors(self) -> list[str]:
+        return [str(problem) for problem in self.catalog.problems if problem.severity == "error"]
 
     def _read_metrics(self) -> None:
         stats, gateway, read = self.engine.stats, self.gateway, self.metrics.read

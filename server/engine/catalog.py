@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from server.engine.flow.loader import FolderReport, compile_flow, load_folder
-from server.engine.flow.model import Flow, FlowInvalid
+from server.engine.flow.model import Flow, FlowInvalid, Problem
 from server.engine.flow.understanding import Understanding
 from server.engine.inputs import Started
 from server.engine.types import Command
@@ -31,7 +31,11 @@ def _wanted(kind: str, body: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 class Catalog:
-    """The compiled flows; what the reducer reads through the ``Flows`` port. All reads are without I/O."""
+    """The compiled flows; what the reducer reads through the ``Flows`` port. All reads are without I/O.
+
+    Attributes:
+        problems: what was wrong in the folder when it was loaded last.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Catalog:
         self._versions: dict[tuple[str, int], Flow] = {}
         self._newest: dict[str, Started] = {}
         self._understandings: dict[tuple[str, ...] | None, Understanding] = {}
+        self.problems: tuple[Problem, ...] = ()
 
     async def load_folder(self, folder: Path) -> FolderReport:
         """Publish the folder's flows. A broken file keeps the flow's former version; see the report."""
@@ -80,6 +85,7 @@ class Catalog:
             if flow_id in present or Path(started.flow.source_name).name in broken
         }
         self._understandings.clear()
+        self.problems = report.problems
 
     def add(self, flow: Flow, version: int = 1) -> None:
         """Offer a compiled flow that is not in the store (tests and tools)."""

@@ -5,6 +5,7 @@ import { $, announce, explained, save } from "/page/dom.js";
 import { logFrame, showState } from "/page/inspector.js";
 import { Messages } from "/page/messages.js";
 import { Mirror } from "/page/mirror.js";
+import { watchFlows } from "/page/problems.js";
 import { Requests } from "/page/requests.js";
 import { Session } from "/page/session.js";
 import * as visitor from "/page/visitor.js";
@@ -293,4 +294,5 @@ addEventListener("visibilitychange", () => document.visibilityState === "visible
 
 inspect(matchMedia("(min-width: 60rem)").matches);
 page.enter(visitor.conversationId());
+watchFlows();
 focusComposer();

@@ -321,6 +321,35 @@ def test_after_a_reload_the_conversation_goes_on_where_it_was(faq: Dev, opens: O
     visited.until("Five to eight working days.")
 
 
+def test_a_broken_flow_is_told_with_its_place_while_the_old_one_goes_on(tmp_path: Path, opens: Opens) -> None:
+    """As in the terminal, and until it is mended; who is in the middle of the flow keeps its version."""
+    folder = project(tmp_path, "faq")
+    flow = folder / "flows" / "delivery.yaml"
+    good = flow.read_text()
+    with Dev(folder) as dev:
+        visited = opens(dev.url)
+        visited.open()
+        visited.say("delivery")
+        visited.until("Where do you live?")
+        told = visited.page.locator("#broken")
+        expect(told).to_be_hidden()
+        flow.write_text(good.replace("collect:", "colect:"))
+        expect(told.locator("li").first).to_contain_text(
+            re.compile(r"delivery\.yaml:14:5: error .*did you mean collect")
+        )
+        assert violations(visited.page) == []
+        line = told.locator("li").first.inner_text()
+        dev.err.wait_for(re.escape(line))
+        flow.write_text(good.replace("Two working days", "One working day"))
+        expect(told).to_be_hidden()
+        visited.say("France")
+        visited.until("Two working days, and free above 50 euros.")
+        visited.say("delivery")
+        visited.until("Where do you live?")
+        visited.say("France")
+        visited.until("One working day, and free above 50 euros.")
+
+
 def test_what_is_said_while_the_server_is_dead_arrives_once_when_it_is_back(
     tmp_path: Path, opens: Opens
 ) -> None:

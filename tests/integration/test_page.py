@@ -1,6 +1,7 @@
 """The chat page over HTTP: where it is served, how it is kept, and what it cannot hold."""
 
 import asyncio
+import json
 import re
 import urllib.request
 from collections.abc import AsyncIterator
@@ -75,9 +76,21 @@ async def test_the_head_of_the_page_can_be_asked_for(dev: RunningServer) -> None
     assert headers["etag"]
 
 
+async def test_problems_of_flows_are_told_on_this_machine_only(tmp_path: Path) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "bad.yaml").write_text("flow: bad\nsteps: 7\n")
+    async with running_server(tmp_path, dev=True, default_tenant="default") as dev:
+        status, headers, body = await get(dev, "/page/problems")
+        assert status == 200
+        assert re.search(r"bad\.yaml:2:\d+: error ", json.loads(body)["problems"][0])
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        refused, _, _ = await get(dev, "/page/problems", Host="evil.example")
+        assert refused == 403
+
+
 async def test_serve_has_no_page(tmp_path: Path) -> None:
     async with running_server(tmp_path, default_tenant="default") as server:
-        for path in ("/", "/page/main.js"):
+        for path in ("/", "/page/main.js", "/page/problems"):
             assert (await get(server, path))[0] == 404
 
 

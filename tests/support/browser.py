@@ -67,7 +67,8 @@ class Visit:
         assert self.page.evaluate("executed") == []
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not (self.forgiven and self.forgiven in message.text):
+        lost = (self.forgiven, "Failed to load resource: net::") if self.forgiven else ()
+        if message.type in ("error", "warning") and not any(text in message.text for text in lost):
             self.wrong.append(message.text)
 
     def _on_request(self, url: str) -> None:

@@ -5,7 +5,6 @@ interface, ``Host`` is one of this server's own names with its port (DNS rebindi
 where there is one, is allowed exactly. Outside development the route does not exist.
 """
 
-import ipaddress
 from collections.abc import Callable
 from typing import Final
 
@@ -15,11 +14,12 @@ from starlette.routing import Route
 
 from protocol.codec import validate_body
 from protocol.errors import ErrorCode, Refused
-from server.auth.origins import LOCAL_NAMES, OriginPolicy
+from server.auth.origins import OriginPolicy
 from server.auth.visitors import Visitors
 from server.gateway.rest.bodies import VisitorBody
 from server.gateway.rest.cors import Cors
 from server.gateway.rest.envelope import json_response, read_json
+from server.gateway.rest.local import is_local, port_of
 
 PATH: Final = "/v1/visitors"
 
@@ -63,19 +63,9 @@ class VisitorRoutes:
         )
 
     def _check(self, request: Request) -> None:
-        peer = request.client.host if request.client else ""
-        port = (request.scope.get("server") or ("", None))[1]
-        hosts = [value.lower() for value in request.headers.getlist("host")]
-        if not _is_loopback(peer) or len(hosts) != 1 or hosts[0] not in {f"{n}:{port}" for n in LOCAL_NAMES}:
+        if not is_local(request):
             raise Refused(
                 ErrorCode.PERMISSION_DENIED,
                 "Visitors without a key are for this machine only, by its local name.",
-                suggestion=f"Use http://127.0.0.1:{port}{PATH}.",
+                suggestion=f"Use http://127.0.0.1:{port_of(request)}{PATH}.",
             )
-
-
-def _is_loopback(peer: str) -> bool:
-    try:
-        return ipaddress.ip_address(peer).is_loopback
-    except ValueError:
-        return False
