@@ -49,6 +49,7 @@ ASKED: dict[str, Ask] = {
     "turn_end": lambda s, t, c: s.turn_end(t, c, EPOCH, "k1", 0),
     "messages": lambda s, t, c: s.messages(t, c, EPOCH, before=None, after=0, limit=9),
     "offsets": lambda s, t, c: s.offsets([(t, c)]),
+    "conversation_ids": lambda s, t, c: s.conversation_ids(t, after="" if c == ID else "zz"),
     "find_execution": lambda s, t, c: s.find_execution(t, "x1" if c == ID else "missing"),
     "executions": lambda s, t, c: s.executions(t, ExecutionFilter(flow_id="book" if c == ID else "missing")),
     "conversations": lambda s, t, c: s.conversations(
