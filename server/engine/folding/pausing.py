@@ -17,11 +17,23 @@ def pause_now(draft: Draft, pause: Pause) -> None:
     draft.waiting_event()
 
 
+def is_to_pause(draft: Draft) -> bool:
+    """Tell whether somebody wishes a pause that has not begun."""
+    return draft.pause is not None and draft.pause.wanted
+
+
 def pause_at(draft: Draft, step_id: str) -> None:
     """Pause before a step, as somebody wished while an effect ran; the turn that ran ends here."""
     draft.frames[-1].step_id = step_id
     if draft.pause is not None:
         pause_now(draft, replace(draft.pause, then="enter"))
+    end_turn(draft)
+
+
+def pause_at_question(draft: Draft) -> None:
+    """Pause where a step is about to wait; the turn that ran ends here."""
+    if draft.pause is not None:
+        pause_now(draft, replace(draft.pause, then="ask"))
     end_turn(draft)
 
 

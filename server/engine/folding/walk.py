@@ -8,7 +8,7 @@ from server.engine.flow.expressions import ExpressionFailed
 from server.engine.flow.model import Flow
 from server.engine.folding.ending import end_execution, fail_execution, step_error, step_failure, wire_error
 from server.engine.folding.frames import descend, go_over, subflow
-from server.engine.folding.pausing import pause_at
+from server.engine.folding.pausing import is_to_pause, pause_at, pause_at_question
 from server.engine.folding.requests import drop_gone, hand_on, not_as_approved, withdraw
 from server.engine.folding.timeouts import expire_overdue, is_overdue
 from server.engine.folding.turns import end_turn
@@ -46,7 +46,7 @@ def walk(draft: Draft, step_id: str | None) -> None:
         draft.frames[-1].step_id = step_id or draft.step_id
         expire_overdue(draft)
         return
-    if step_id is not None and draft.pause is not None and draft.pause.wanted:
+    if step_id is not None and is_to_pause(draft):
         pause_at(draft, step_id)
         return
     trail: list[str] = []
@@ -64,6 +64,9 @@ def walk(draft: Draft, step_id: str | None) -> None:
             if follow is STOP:
                 return
             step_id = cast("str | None", follow)
+            if step_id is not None and is_to_pause(draft):  # the effect before was the last of a called flow
+                pause_at(draft, step_id)
+                return
             continue
         frame = draft.frames[-1]
         if draft.bytes > SPLIT_BYTES:
@@ -155,6 +158,9 @@ def _follow(draft: Draft, step: Step, outcome: Outcome, number: int = 1) -> obje
             _complete_step(draft, step, number)
             return target
         case Wait(status):
+            if is_to_pause(draft):  # the effect before was the last of a digression
+                pause_at_question(draft)
+                return STOP
             draft.set_status(status)
             draft.waiting_event()
             end_turn(draft)

@@ -211,6 +211,44 @@ async def test_a_command_for_another_execution_is_refused(kind: str) -> None:
             await talk.send(kind, {"execution_id": "another", "name": "x"}, who=OPERATOR)
 
 
+async def test_a_pause_wished_in_a_called_flow_holds_at_the_caller() -> None:
+    """The effect that runs is the called flow's last step: what follows is the caller's, and is not begun."""
+    lab = Lab()
+    outer = "flow: outer\nsteps:\n  - {id: sub, call: inner}\n  - {id: two, action: lab.run, effect: write}\n"
+    inner = "flow: inner\nsteps: [{id: one, action: lab.run, effect: write}]\n"
+    async with Talk(outer, inner, actions={"lab.run": lab.run}) as talk:
+        await talk.say("go", flow_id="outer")
+        await talk.rest()
+        await talk.send("pause", {}, who=OPERATOR)
+        lab.gate.set()
+        await talk.rest()
+        record = await talk.record()
+        assert record.execution is not None
+        assert (record.status, record.execution.current_step_id, len(lab.keys)) == ("paused", "two", 1)
+        await talk.send("resume", {}, who=OPERATOR)
+        await talk.rest()
+        assert ((await talk.record()).status, len(lab.keys)) == ("completed", 2)
+
+
+async def test_a_pause_wished_in_a_digression_holds_at_the_open_question() -> None:
+    lab = Lab()
+    aside = "flow: aside\ntriggers: {intents: [{name: aside, keywords: [aside]}]}\n"
+    aside += "steps: [{id: look, action: lab.run, effect: read}]\n"
+    form = FORM.replace("flow: order\n", "flow: order\ndefault: true\ninterruptible_by: [aside]\n")
+    async with Talk(form, aside, actions={"lab.run": lab.run}) as talk:
+        await talk.say("hello")
+        await talk.say("aside")
+        await talk.rest()
+        await talk.send("pause", {}, who=OPERATOR)
+        lab.gate.set()
+        await talk.rest()
+        assert (await talk.record()).status == "paused"
+        await talk.send("resume", {}, who=OPERATOR)
+        record = await talk.record()
+        assert record.execution is not None
+        assert (record.status, record.execution.pause) == ("waiting_input", None)
+
+
 # --- retry ----------------------------------------------------------------------------------------
 
 
