@@ -1,7 +1,7 @@
 """Writes the reference pages that are made from the code; with ``--check`` only tells whether they are current.
 
 ``python -m docs.generate`` writes ``docs/reference/errors.md`` from ``protocol/errors.py``, ``openapi.json`` from the
-table of REST operations and ``asyncapi.json`` from the frames.
+table of REST operations, ``asyncapi.json`` from the frames and ``python-sdk.md`` from the SDK's docstrings.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from docs.sdk import sdk_page
 from protocol import asyncapi
 from protocol.errors import ERRORS, CloseCode, ErrorCode, may_reconnect
 from server.gateway.rest.openapi import document
@@ -124,6 +125,7 @@ def openapi() -> str:
 
 PAGES: Final[Mapping[Path, Callable[[], str]]] = {
     HERE / "reference" / "errors.md": errors_page,
+    HERE / "reference" / "python-sdk.md": sdk_page,
     HERE / "reference" / "openapi.json": openapi,
     HERE / "reference" / "asyncapi.json": lambda: asyncapi.render(version()),
 }
