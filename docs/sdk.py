@@ -16,9 +16,9 @@ HEAD: Final = """<!-- Written by docs/sdk.py from the docstrings of clients/pyth
 # The Python SDK
 
 `pip install parley-client`, then `from parley_client import Parley`;
-[its README](../../clients/python/README.md)
-begins at the beginning. Everything here is shown for `Parley`. `AsyncParley` has the same names and
-parameters: what waits is awaited, what iterates is iterated with `async for`, and a context manager is entered with `async with`.
+[its README](../../clients/python/README.md) begins at the beginning. Everything here is shown for `Parley`.
+`AsyncParley` has the same names and parameters: what waits is awaited, what iterates is iterated with
+`async for`, and a context manager is entered with `async with`.
 
 | in `Parley` | in `AsyncParley` |
 |---|---|
