@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from playwright.sync_api import (
@@ -23,6 +23,10 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+SCHEMES: Final[tuple[tuple[Literal["light", "dark"], list[str] | None], ...]] = (
+    ("light", None),
+    ("dark", ["color-contrast"]),
+)
 COMMANDS = ("chromium", "chromium-browser")
 WAIT_MS = 30_000
 """How long something may take to be seen; a busy machine takes its time."""
@@ -34,6 +38,13 @@ for (const name of ["alert", "confirm", "prompt", "open"]) globalThis[name] = ()
 globalThis.pwned = () => executed.push("pwned");
 """
 """Runs before anything of the page: what an injected script would call is written down."""
+STRANGER = """
+if (location.protocol !== "about:" && !sessionStorage.visited) {
+  localStorage.clear();
+  sessionStorage.visited = "yes";
+}
+"""
+"""Runs once in a tab, before anything of the page: nothing is left of whom the tab before it was."""
 
 
 def chromium() -> str | None:
@@ -53,7 +64,7 @@ def running_browser() -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """A page in a browser context of its own, as a person without history opens it."""
+    """A page as a person without history opens it."""
 
     context: BrowserContext
     page: Page
@@ -100,9 +111,23 @@ class Visit:
 
 
 def violations(page: Page) -> list[str]:
-    """Return what axe-core finds wrong in a page as it is now, and the contrasts that it cannot judge."""
-    page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())
-    report = page.evaluate("axe.run()")
+    """Return what axe-core finds wrong in a page as it is now, light and dark.
+
+    That includes contrasts that it cannot judge. The dark page is judged by its contrasts alone: nothing else
+    differs.
+    """
+    if not page.evaluate("'axe' in window"):
+        page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())
+    found = []
+    for scheme, rules in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        found += [f"{scheme}: {wrong}" for wrong in _violations(page, rules)]
+    return found
+
+
+def _violations(page: Page, rules: list[str] | None) -> list[str]:
+    told = {"resultTypes": ["violations", "incomplete"], **({"runOnly": rules} if rules else {})}
+    report = page.evaluate("(told) => axe.run(told)", told)
     found = [
         f"{rule['id']}: {[node['html'][:120] for node in rule['nodes']]}" for rule in report["violations"]
     ]
@@ -114,16 +139,31 @@ def violations(page: Page) -> list[str]:
 
 
 @contextlib.contextmanager
-def visit(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
-    """Have a page that is about to open ``url``; ``options`` are those of a browser context."""
+def context_of(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
+    """Have a browser context; ``options`` are Playwright's."""
     with contextlib.closing(browser.new_context(**{"locale": "en-GB", **options})) as context:
         context.set_default_timeout(WAIT_MS)
         context.add_init_script(WATCH)
-        page = context.new_page()
-        visited = Visit(context, page, url)
-        page.on("console", visited._on_console)
-        page.on("pageerror", lambda error: visited.wrong.append(str(error)))
-        page.on("request", lambda request: visited._on_request(request.url))
+        yield context
+
+
+@contextlib.contextmanager
+def tab(context: BrowserContext, url: str) -> Iterator[Visit]:
+    """Have a page that is about to open ``url``, as somebody whom the browser does not know yet."""
+    page = context.new_page()
+    page.add_init_script(STRANGER)
+    visited = Visit(context, page, url)
+    page.on("console", visited._on_console)
+    page.on("pageerror", lambda error: visited.wrong.append(str(error)))
+    page.on("request", lambda request: visited._on_request(request.url))
+    yield visited
+    page.close()
+
+
+@contextlib.contextmanager
+def visit(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
+    """Have a page, in a context of its own, that is about to open ``url``."""
+    with context_of(browser, **options) as context, tab(context, url) as visited:
         yield visited
 
 
@@ -207,12 +247,12 @@ class Script:
 
     def next(self, type_: str) -> dict[str, Any]:
         """Wait for the page's next frame of this type, and take it."""
-        for _ in range(300):
+        for _ in range(3000):
             for frame in self.frames:
                 if frame["type"] == type_:
                     self.frames.remove(frame)
                     return frame
-            self._page.wait_for_timeout(50)  # lets the browser's messages in
+            self._page.wait_for_timeout(5)  # lets the browser's messages in
         raise AssertionError(f"no {type_} in {self.frames}")
 
 
