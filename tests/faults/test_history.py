@@ -13,7 +13,8 @@ import pytest
 
 from storage.models import Audience, Conversation, Event, EventBatch, InboxEntry
 from tests.support.checker import check
-from tests.support.durable_log import Log, visible, wire_event
+from tests.support.decisions import digest_of
+from tests.support.durable_log import Log, visible, wire_event, wire_time
 from tests.support.evidence import Violation
 from tests.support.history import EffectLine, EffectLog, Entry, History, Recorder
 
@@ -97,6 +98,49 @@ class Run:
         self.commit(event)
         client.settled("c1", key, completed=True, data=wire_event(event.made[-1], "owner")["data"])
 
+    def decide(self) -> None:
+        """Somebody is asked, Ann's desk accepts, it is done; the inspector comes too late and is told."""
+        phone, desk, late = (self.clients[name] for name in ("ann-phone", "ann-desk", "inspector"))
+        phone.invoke("c1", "k3", {"type": "process", "content": {"text": "tea"}})
+        phone.unknown("c1", "k3")
+        event = _Events("k3", self.offset)
+        event.says({"message_id": "m-k3", "role": "user", "text": "tea"}, "message.received")
+        event("acceptance.requested", {"pending_id": "p9", "kind": "acceptance", "votes": []}, step_id="gate")
+        event("turn.completed", {"response": {"messages": []}, "actions_performed": []})
+        self.commit(event, "k3")
+        frame = {
+            "type": "acceptance",
+            "conversation_id": "c1",
+            "pending_id": "p9",
+            "accepted": True,
+            "edits": {},
+        }
+        desk.invoke("c1", "k4", frame)
+        self._send(desk, {**frame, "id": "k4", "idempotency_key": "k4"})
+        event = _Events("k4", self.offset, "x-k3")
+        decided = {
+            "by": "ann", "at": wire_time(NOW + self.offset + 1), "accepted": True, "edits": {},
+            "digest": digest_of("till.pay", {"item": "tea"}),
+        }  # fmt: skip
+        told = {"pending_id": "p9", "kind": "acceptance", "decided": decided}
+        event("pending.resolved", told, step_id="gate")
+        event("step.started", {"visit": 1, "attempt": 1, "error": None}, step_id="pay", audience="full")
+        event("action.performed", {"name": "till.pay", "success": True}, step_id="pay", audience="full")
+        event("step.completed", {"visit": 1, "attempt": 1, "error": None}, step_id="pay", audience="full")
+        event("turn.completed", {"response": {"messages": []}, "actions_performed": [1]})
+        self.commit(event, "k4")
+        line = EffectLine("before", "till.pay", "write", "x-k3:0:pay:1", 1, "c1", 7, {"item": "tea"})
+        self.effects += [line, replace(line, phase="after")]
+        end = wire_event(event.made[-1], "owner")["data"]
+        ack = {"duplicate": False, "command_id": "k4", "status": "completed", "epoch": EPOCH, "result": end}
+        self._receive(desk, {"type": "ack", "id": "k4", "execution_id": "x-k3", "offset": self.offset, **ack})
+        desk.settled("c1", "k4", completed=True, data=end)
+        late.invoke("c1", "k5", {**frame, "accepted": False})
+        self._send(late, {**frame, "accepted": False, "id": "k5", "idempotency_key": "k5"})
+        error = {"code": "pending_resolved", "temporary": False, "details": {"decided": dict(decided)}}
+        self._receive(late, {"type": "error", "id": "k5", "error": error})
+        late.refused("c1", "k5", {"code": "pending_resolved", "temporary": False})
+
     def commit(self, events: "_Events", key: str | None = None) -> None:
         found = events.made
         batch = EventBatch(
@@ -169,15 +213,15 @@ class Run:
 
 
 class _Events:
-    def __init__(self, key: str, offset: int) -> None:
-        self._key, self._offset = key, offset
+    def __init__(self, key: str, offset: int, execution_id: str | None = None) -> None:
+        self._key, self._offset, self._execution_id = key, offset, execution_id or f"x-{key}"
         self.made: list[Event] = []
 
     def __call__(
         self, kind: str, data: dict[str, Any], *, step_id: str | None = None, audience: Audience = "owner",
         execution_id: str | None = "",
     ) -> None:  # fmt: skip
-        where = f"x-{self._key}" if execution_id == "" else execution_id
+        where = self._execution_id if execution_id == "" else execution_id
         self._offset += 1
         event = Event(self._offset, NOW + self._offset, kind, where, step_id, self._key, None, data, audience)
         self.made.append(event)
@@ -508,6 +552,100 @@ def change_a_message(run: Run) -> None:
 def test_a_broken_promise_is_found(spoil: Callable[[Run], None], rule: str) -> None:
     """One thing is wrong, and the rule that speaks of it says so."""
     run = Run()
+    spoil(run)
+    assert rule in rules(run.check())
+
+
+def test_a_right_decision_is_found_right() -> None:
+    """One is asked, one decides, it is done, and one comes too late."""
+    run = Run()
+    run.decide()
+    assert run.check() == []
+
+
+def _spoil_event(run: Run, kind: str, **data: Any) -> None:
+    """Say something else in the events of a kind."""
+    for place, batch in enumerate(run.batches):
+        events = tuple(replace(e, data={**e.data, **data}) if e.type == kind else e for e in batch.events)
+        run.batches[place] = replace(batch, events=events)
+
+
+def decide_twice(run: Run) -> None:
+    """A second decision of the same request."""
+    event = _Events("k4", run.offset, "x-k3")
+    event("pending.resolved", dict(run.batches[-1].events[0].data), step_id="gate")
+    run.commit(event)
+
+
+def show_after_the_end(run: Run) -> None:
+    """What was decided is asked again."""
+    event = _Events("k4", run.offset, "x-k3")
+    event("acceptance.requested", {"pending_id": "p9", "kind": "acceptance", "votes": []}, step_id="gate")
+    run.commit(event)
+
+
+def decide_what_nobody_asked(run: Run) -> None:
+    """A request that was never shown."""
+    _spoil_event(run, "acceptance.requested", pending_id="p8")
+
+
+def lose_a_decision(run: Run) -> None:
+    """Acked, and the log has its turn without it."""
+    run.batches[-1] = replace(run.batches[-1], events=run.batches[-1].events[1:])
+
+
+def decide_otherwise(run: Run) -> None:
+    """The log has the opposite of what was acked."""
+    decided = run.batches[-1].events[0].data["decided"]
+    _spoil_event(run, "pending.resolved", decided={**decided, "accepted": False})
+
+
+def decide_for_nobody(run: Run) -> None:
+    """Resolved, and nobody is named."""
+    decided = run.batches[-1].events[0].data["decided"]
+    _spoil_event(run, "pending.resolved", decided={**decided, "by": None})
+
+
+def tell_the_loser_a_lie(run: Run) -> None:
+    """Who was slower is told another winner."""
+    run.frames("inspector", "error")[0]["error"]["details"]["decided"]["by"] = "bob"
+
+
+def tell_the_loser_that_time_is_up(run: Run) -> None:
+    """Told "expired"; the log says that somebody decided."""
+    run.frames("inspector", "error")[0]["error"]["code"] = "pending_expired"
+
+
+def do_something_else(run: Run) -> None:
+    """What ran is not what was approved."""
+    run.effects[-2:] = [replace(line, arguments={"item": "milk"}) for line in run.effects[-2:]]
+
+
+def do_what_was_rejected(run: Run) -> None:
+    """It ran without an approval."""
+    decide_otherwise(run)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule"),
+    [
+        (decide_twice, "decisions"),
+        (show_after_the_end, "decisions"),
+        (decide_what_nobody_asked, "decisions"),
+        (lose_a_decision, "decisions"),
+        (decide_otherwise, "decisions"),
+        (decide_for_nobody, "decisions"),
+        (tell_the_loser_a_lie, "decisions"),
+        (tell_the_loser_that_time_is_up, "decisions"),
+        (do_something_else, "approved"),
+        (do_what_was_rejected, "approved"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else value,
+)
+def test_a_false_decision_is_found(spoil: Callable[[Run], None], rule: str) -> None:
+    """One thing about a decision is wrong, and the rule that speaks of it says so."""
+    run = Run()
+    run.decide()
     spoil(run)
     assert rule in rules(run.check())
 

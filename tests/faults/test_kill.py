@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ import pytest
 
 from storage.models import Event
 from storage.sqlite import SqliteStore
+from tests.support import desk
 from tests.support.checker import check
 from tests.support.devices import Device
 from tests.support.durable_log import Log
@@ -32,6 +34,8 @@ SCALE: Final = float(os.environ.get("PARLEY_TEST_SCALE", "1"))
 SEED: Final = int(os.environ.get("PARLEY_TEST_SEED", "1"))
 LIVES: Final = max(1, round(80 * SCALE))
 CONVERSATIONS: Final = ("ann", "bob", "eve")
+SHOP: Final = {"shop": FLOW}
+DECIDES: Final = ("acceptance:decide", "conversations:read")
 PLACES: Final = {
     "commit.before": 12,
     "commit.after": 12,
@@ -53,6 +57,11 @@ PLACES: Final = {
     "till.note.after": 2,
 }
 """Where it dies, and how often the place may be reached before, at most."""
+
+IN_A_WRITE: Final = ("till.charge.before", "till.charge.between", "till.charge.after", "till.charge.between")
+"""Its intent is committed, its result is not."""
+
+DESK_LIVES: Final = max(1, round(140 * SCALE))
 
 Plan = Callable[[random.Random, int], str | None]
 """Chooses the failpoint of a life, by its number; None: it is killed from outside."""
@@ -79,6 +88,14 @@ def in_between(chance: random.Random, life: int) -> str | None:
     return f"{place}:{chance.randint(1, PLACES[place])}:{round(chance.expovariate(1 / 400))}"
 
 
+def at_decisions_and_writes(chance: random.Random, life: int) -> str | None:
+    """Five times out of six around the write; else where requests are asked, decided and found overdue."""
+    if life % 6:
+        return f"{IN_A_WRITE[life % len(IN_A_WRITE)]}:1"
+    place = chance.choice(("commit.before", "commit.after", "sql.COMMIT", "due.after", "till.note.between"))
+    return f"{place}:{chance.randint(1, 8)}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120 * max(1, SCALE))
 @pytest.mark.parametrize(
@@ -92,6 +109,18 @@ async def test_nothing_is_lost_or_doubled_by_kills(tmp_path: Path, plan: Plan, s
     assert sum(life.signal == 9 for life in storm.lives) >= LIVES
     assert storm.turns >= 2 * LIVES, "hardly anybody got a word in"
     assert storm.unknown > 0, "no kill has hit a write"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240 * max(1, SCALE))
+async def test_what_runs_once_is_what_was_approved_whatever_is_killed(tmp_path: Path) -> None:
+    """Owners and two operators decide, deadlines pass while the server is dead, and it dies in the writes."""
+    storm = Storm(tmp_path, SEED + 2, flows=desk.FLOWS, deciders=2)
+    found = await storm.rage(at_decisions_and_writes, DESK_LIVES)
+    assert not found, "\n".join(str(violation) for violation in found[:20])
+    assert storm.killed_in_a_write >= 100 * min(1, SCALE), "too few kills have hit a write"
+    assert storm.ended["pending.resolved"] > 10, "hardly anybody decided"
+    assert storm.ended["pending.expired"] > 10, "hardly any deadline passed"
 
 
 @pytest.mark.slow
@@ -113,10 +142,12 @@ async def test_a_store_that_answers_before_it_has_written_is_caught(tmp_path: Pa
 
 @pytest.mark.slow
 async def test_a_write_that_is_run_again_is_caught(tmp_path: Path) -> None:
-    """A flow that asks for its writes to be repeated gets what the others are spared."""
-    storm = Storm(tmp_path, SEED, flow=FLOW.replace("effect: write", "effect: write\n    on_unknown: retry"))
+    """A flow that asks for its writes to be repeated gets what the others are spared; as approved, though."""
+    flow = desk.FLOW.replace("effect: write", "effect: write\n    on_unknown: retry")
+    storm = Storm(tmp_path, SEED, flows={**desk.FLOWS, "desk": flow}, deciders=2)
     found = await storm.rage(lambda chance, life: "till.charge.between:1", 8)
     assert {violation.rule for violation in found} == {"effects"}
+    assert all("is a write and was run" in violation.what for violation in found)
 
 
 class Storm:
@@ -125,16 +156,21 @@ class Storm:
     Args:
         folder: holds everything that the run leaves behind.
         seed: of all that is left to chance.
-        flow: what the people talk to.
+        flows: what the people talk to, by file name.
+        deciders: how many operators decide what the flows ask.
         env: more variables for the server.
     """
 
-    def __init__(self, folder: Path, seed: int, *, flow: str = FLOW, **env: str) -> None:
+    def __init__(
+        self, folder: Path, seed: int, *, flows: Mapping[str, str] = SHOP, deciders: int = 0, **env: str
+    ) -> None:
         self._folder, self._seed, self._env = folder, seed, env
         self._history, self._effects = History(folder), EffectLog(folder / "effects.log")
         self.lives: Sequence[Life] = ()
-        self.turns = self.unknown = 0
-        write_flows(folder, {"shop": flow})
+        self.turns = self.unknown = self.killed_in_a_write = 0
+        self.ended = Counter[str]()
+        self._deciders = deciders
+        write_flows(folder, flows)
 
     async def rage(
         self, plan: Plan, lives: int, *, patience_s: float = 60, end: End | None = None
@@ -148,11 +184,13 @@ class Storm:
         chance, stop = random.Random(self._seed), asyncio.Event()
         async with self._open_nursery() as nursery:
             self.lives = nursery.lives
-            devices = _devices(self._history, nursery.url, self._seed)
+            devices = _devices(self._history, nursery.url, self._seed, self._deciders)
             people = [asyncio.create_task(_person(device, stop)) for device in devices]
             try:
                 for life in range(lives):
-                    await end(nursery, plan(chance, life), chance)
+                    place = plan(chance, life)
+                    await end(nursery, place, chance)
+                    self.killed_in_a_write += _died_at(place, nursery.lives[-1])
                 last = await nursery.start()
                 assert await nursery.ready(last), nursery.log.read_text()[-4000:]
                 stop.set()
@@ -176,12 +214,18 @@ class Storm:
         logs, effects = await _logs(database), self._effects.read()
         self.turns = sum(len(log.by_key) for log in logs.values())
         self.unknown = sum(_is_unknown(event) for log in logs.values() for event in log.events)
+        self.ended = Counter(event.type for log in logs.values() for event in log.events)
         early = sum(not life.ready for life in self.lives)
         print(
             f"{len(self.lives)} lives ({early} never got ready), {self.turns} turns, {len(effects)} effects"
         )
         found = check(self._history, logs, effects, calm=calm)
         return found if calm else [*found, Violation("answers", "all", "they never came to rest")]
+
+
+def _died_at(place: str | None, life: Life) -> bool:
+    """Tell whether a life ended by itself, in a write: between its intent and its result."""
+    return place is not None and place.startswith(IN_A_WRITE) and life.by_itself
 
 
 async def _live_and_die(nursery: Nursery, failpoint: str | None, chance: random.Random) -> None:
@@ -213,19 +257,30 @@ def _environment(effects: EffectLog) -> dict[str, str]:
     }
 
 
-def _devices(history: History, url: str, seed: int) -> list[Device]:
-    """Ann has two devices in one conversation; Bob and Eve one each; an inspector watches all three."""
+def _devices(history: History, url: str, seed: int, deciders: int) -> list[Device]:
+    """Ann has two devices in one conversation; Bob and Eve one each; an inspector watches all three.
+
+    Whoever decides sees all three as an agent does.
+    """
     owners = [("ann-phone", "ann"), ("ann-desk", "ann"), ("bob-phone", "bob"), ("eve-phone", "eve")]
     people = [Device(history, name, url, token(user), seed=seed) for name, user in owners]
     operator = token("operator", role="operator")
-    return [*people, Device(history, "inspector", url, operator, seed=seed, audience="full")]
+    inspector = Device(history, "inspector", url, operator, seed=seed, audience="full")
+    operators = [
+        Device(history, name, url, token(name, scopes=DECIDES), seed=seed, audience="agent")
+        for name in (f"operator-{number}" for number in range(deciders))
+    ]
+    return [*people, *operators, inspector]
 
 
 async def _person(device: Device, stop: asyncio.Event) -> None:
-    mine = CONVERSATIONS if device.name == "inspector" else (device.name.partition("-")[0],)
+    name = device.name.partition("-")[0]
+    mine = (name,) if name in CONVERSATIONS else CONVERSATIONS
     await device.open(*mine)
-    if device.name == "inspector":
+    if name == "inspector":
         await stop.wait()
+    elif name == "operator":
+        await device.watch_and_decide(stop)
     else:
         await device.talk(mine[0], stop)
         await device.answered()

@@ -13,16 +13,17 @@ counts as unknown: it may have happened or not. Everything else is held against 
 - ``offsets``: contiguous, the same for all observers, whole commits, nothing hidden or invented;
 - ``gaps``: each is followed by a replay or a snapshot, and nobody misses the end;
 - ``state``: each state and snapshot that was shown is the fold of the events up to its offset;
-- ``answers``: nobody waits for ever.
+- ``answers``: nobody waits for ever;
+- ``decisions`` and ``approved``: see ``decisions``.
 
-The last five but ``order`` are about those who watch: ``observers``.
+Those from ``offsets`` on are about who watches (``observers``) and who decides (``decisions``).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from storage.models import Audience
-from tests.support import observers
+from tests.support import decisions, observers
 from tests.support.durable_log import TURN_ENDS, Log, wire_event
 from tests.support.evidence import Command, Evidence, Violation
 from tests.support.history import EffectLine, Frame, History
@@ -50,9 +51,10 @@ def check(
     rules: list[Callable[[Evidence], Iterable[Violation]]] = [
         *(_log_is_whole, _acked_is_durable, _once, _refused_left_nothing, _sent_order),
         *(observers.all_agree, observers.gaps_heal, observers.all_handed_on, observers.states_are_folds),
+        *(decisions.requests_end_once, decisions.decisions_are_true),
     ]
     if effects is not None:
-        rules.append(_effects_once)
+        rules += [_effects_once, decisions.effects_as_approved]
     if calm:
         rules += [_all_answered, _nothing_open, observers.ends_seen]
     return [violation for rule in rules for violation in rule(evidence)]

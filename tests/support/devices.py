@@ -55,6 +55,7 @@ class Device:
         self.random = random.Random(f"{seed}:{name}")
         self.record = history.client(name, audience)
         self.asked = 0
+        self.answers_questions = audience == "owner"
         self._pauses = random.Random(f"{seed}:{name}:pauses")
         self._hurry = hurry
         self._url, self._token = url, token
@@ -128,6 +129,12 @@ class Device:
             return 0, "idle"
         return state.offset, state.status
 
+    async def seen_to_the_end(self) -> None:
+        """Wait until this device has seen everything that has happened where it watches."""
+        for name in self._chats:
+            while self.cursor(name) != (await self.state(name))[0]:
+                await asyncio.sleep(0.02)
+
     async def talk(self, conversation_id: str, stop: asyncio.Event) -> None:
         """Do what people do, until it is enough."""
         while not stop.is_set():
@@ -148,6 +155,8 @@ class Device:
                 await chat.history(limit=self.random.randint(1, 60), timeout=5)
         elif chance < 0.17:
             await self.reload()
+        elif chance < 0.30 and chat.pending():
+            await self.decide(conversation_id)
         elif chance < 0.30:
             words = self.random.sample(WORDS, 3)
             calls = [asyncio.create_task(self.say(conversation_id, word, **self._manner())) for word in words]
@@ -158,6 +167,40 @@ class Device:
         else:
             patience = 0.01 if self.random.random() < 0.1 else None
             await self.say(conversation_id, self.random.choice(WORDS), timeout=patience, **self._manner())
+
+    async def watch_and_decide(self, stop: asyncio.Event) -> None:
+        """Decide whatever is asked in the conversations that are watched, until it is enough."""
+        while not stop.is_set():
+            for conversation_id in self._chats:
+                await self.decide(conversation_id)
+            await asyncio.sleep(self.random.expovariate(1 / 0.02))
+
+    async def decide(self, conversation_id: str) -> None:
+        """Decide one of the requests that are open here, as far as the device knows."""
+        chat = self._chats[conversation_id]
+        asked = chat.pending() if self.answers_questions else chat.pending("acceptance")
+        if not asked:
+            return
+        request, fate = self.random.choice(asked), self.random.random()
+        frame: dict[str, Any] = {"pending_id": request.pending_id}
+        if request.kind == "clarification":
+            answers = frame["answers"] = {"when": self.random.choice(("today", "tomorrow"))}
+            await self.command(
+                conversation_id, "clarification",
+                lambda key: chat.answer_with(request, answers, idempotency_key=key), **frame,
+            )  # fmt: skip
+        elif fate < 0.2:
+            await self.command(
+                conversation_id, "acceptance", lambda key: chat.reject(request, idempotency_key=key),
+                **frame, accepted=False, edits={},
+            )  # fmt: skip
+        else:
+            edits = {"item": self.random.choice(("tea", "coffee", "milk"))} if fate < 0.4 else {}
+            await self.command(
+                conversation_id, "acceptance",
+                lambda key: chat.accept(request, edits=edits, idempotency_key=key),
+                **frame, accepted=True, edits=edits,
+            )  # fmt: skip
 
     def _manner(self) -> dict[str, Any]:
         return {"on_busy": self.random.choices((None, "interrupt", "reject"), (8, 1, 1))[0]}

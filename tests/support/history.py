@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
@@ -135,7 +135,8 @@ class Recorder:
 class EffectLine:
     """What an action wrote into the effect log before and after it changed the world.
 
-    ``key`` is the attempt's constant key, ``execution:frame:step:visit``.
+    ``key`` is the attempt's constant key, ``execution:frame:step:visit``; ``arguments`` are what
+    the action was given.
     """
 
     phase: Literal["before", "after"]
@@ -145,6 +146,7 @@ class EffectLine:
     attempt: int
     conversation_id: str
     pid: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, str, int]:

@@ -176,6 +176,13 @@ class Life:
     ready: bool = False
     signal: int | None = None
     code: int | None = None
+    killed: bool = False
+    """From outside."""
+
+    @property
+    def by_itself(self) -> bool:
+        """It came to its failpoint."""
+        return self.signal == signal.SIGKILL and not self.killed
 
 
 class Nursery:
@@ -253,6 +260,7 @@ class Nursery:
     async def kill(self, life: Life) -> None:
         """SIGKILL from outside, wherever it is."""
         if life.signal is None:
+            life.killed = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(life.pid, signal.SIGKILL)
             await self.ended(life, READY_S)

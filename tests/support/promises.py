@@ -4,24 +4,18 @@ The checks read what the clients were told, what the log holds, and what the wor
 believe none of them alone.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
-from typing import Any, Final, cast
+from collections.abc import Iterator, Sequence
 
 from protocol.errors import ErrorCode, Refused
 from server.engine.types import Accepted
 from server.engine.views import state_view
 from storage.base import Store
-from storage.models import Conversation, Event
+from storage.models import Conversation
+from tests.support.decisions import CLOSES, Request, digest_of, requests_of
 from tests.support.durable_log import STATE_FIELDS, TURN_ENDS, Log
 from tests.support.errand import BUY
 from tests.support.world import TENANT, Ran, Sent, World
-
-CLOSES: Final = frozenset({"pending.resolved", "pending.expired"})
-REQUESTS: Final = frozenset({"acceptance.requested", "clarification.requested"})
 
 
 async def check_world(world: World, store: Store, conversations: Sequence[str]) -> None:
@@ -97,32 +91,10 @@ def check_fold(log: Log) -> None:
 # --- people ---------------------------------------------------------------------------------------
 
 
-@dataclass
-class Request:
-    """What the log says of one request: every time it was shown, and how it ended."""
-
-    shown: list[Event]
-    closed: list[Event]
-
-    @property
-    def decided(self) -> Mapping[str, Any]:
-        return cast("Mapping[str, Any]", self.closed[0].data["decided"])
-
-
-def _requests(log: Log) -> dict[str, Request]:
-    found: dict[str, Request] = {}
-    for event in log.events:
-        if event.type in REQUESTS:
-            found.setdefault(event.data["pending_id"], Request([], [])).shown.append(event)
-        elif event.type in CLOSES:
-            found.setdefault(event.data["pending_id"], Request([], [])).closed.append(event)
-    return found
-
-
 def check_requests(log: Log) -> None:
     """A request ends once, decided or not; before that it was shown, after that it is not shown any more."""
     still = _open(log.record)
-    for pending_id, request in _requests(log).items():
+    for pending_id, request in requests_of(log).items():
         assert request.shown, f"{pending_id} was closed and never asked"
         assert len(request.closed) == (pending_id not in still), f"{pending_id}: {request.closed}"
         for closed in request.closed:
@@ -137,7 +109,7 @@ def _open(record: Conversation) -> set[str]:
 
 def check_decisions(sent: Sequence[Sent], log: Log) -> None:
     """A decision that was accepted is the one in the log; who lost was told what is in the log."""
-    requests = _requests(log)
+    requests = requests_of(log)
     for one in sent:
         if one.command.type not in ("acceptance", "clarification"):
             continue
@@ -215,12 +187,6 @@ def _approvals(log: Log) -> Iterator[tuple[tuple[str | None, str | None, int], s
             digest = digests.pop(event.execution_id, None)
             if digest is not None:
                 yield (event.execution_id, event.step_id, event.data["visit"]), digest
-
-
-def digest_of(action: str, arguments: Mapping[str, Any]) -> str:
-    """Return the digest of an effect as the design defines it, without the server's help."""
-    whole = {"action": action, "arguments": arguments}
-    return sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def check_effects(world: World) -> None:

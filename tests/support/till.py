@@ -55,13 +55,13 @@ async def look(context: ActionContext, item: str) -> Mapping[str, Any]:
     """Look a price up; sometimes the first attempt finds nobody there."""
     if context.attempt == 1 and context.key.encode()[0] % 5 == 0:
         raise ConnectionError("nobody answers")
-    await _do(context, "look", "read")
+    await _do(context, "look", "read", item=item)
     return {"item": item, "price": len(item)}
 
 
 async def charge(context: ActionContext, item: str) -> Mapping[str, Any]:
     """Take the money. Nobody may do this twice."""
-    await _do(context, "charge", "write")
+    await _do(context, "charge", "write", item=item)
     return {"key": context.key, "item": item}
 
 
@@ -71,10 +71,12 @@ async def note(context: ActionContext) -> str:
     return context.key
 
 
-async def _do(context: ActionContext, name: str, effect: Literal["read", "idempotent", "write"]) -> None:
+async def _do(
+    context: ActionContext, name: str, effect: Literal["read", "idempotent", "write"], **arguments: Any
+) -> None:
     log = EffectLog(Path(os.environ["PARLEY_TEST_EFFECTS"]))
     place = f"till.{name}"
-    about = (place, effect, context.key, context.attempt, context.conversation_id, os.getpid())
+    about = (place, effect, context.key, context.attempt, context.conversation_id, os.getpid(), arguments)
     reach(f"{place}.before")
     log.append(EffectLine("before", *about))
     reach(f"{place}.between")

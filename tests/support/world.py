@@ -82,6 +82,11 @@ class VirtualClock:
         self._sleepers.append((self.now_ms + max(1, round(seconds * 1000)), future))
         await future
 
+    @property
+    def sleeping(self) -> int:
+        """How many sleep, and want to be woken."""
+        return sum(not future.done() for _, future in self._sleepers)
+
     def jump(self, ms: int) -> None:
         """Set the clock: who sleeps, sleeps on for as long as was meant."""
         self.now_ms += ms
