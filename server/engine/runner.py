@@ -265,7 +265,8 @@ class Engine:
     ) -> Accepted | None:
         """Try once on ``record``; None: look again (freshly)."""
         if record is not None:
-            _authorise(record, command, principal)
+            if not _may_send(record, command, principal) and not await self._decided_before(record, command):
+                raise conversation_not_found()
             known = await self._known(record, command)
             if known is not None:
                 return known if fresh else None
@@ -332,6 +333,13 @@ class Engine:
         if record.ring_full and not self._store.detects_duplicates:
             return await self._known_in_log(record, command)
         return None
+
+    async def _decided_before(self, record: Conversation, command: Command) -> bool:
+        """Tell whether the log has this very decision, which neither request nor ring knows any more."""
+        if record.deleted_at is not None or command.type not in DECISIONS or not record.ring_full:
+            return False
+        found = await self._store.find_key(record.tenant_id, record.conversation_id, command.key)
+        return found is not None and found.epoch == record.epoch and found.body_hash == command.body_hash
 
     async def _known_in_log(self, record: Conversation, command: Command) -> Accepted | None:
         found = await self._store.find_key(record.tenant_id, record.conversation_id, command.key)
@@ -973,19 +981,18 @@ class Engine:
 # --- small judgements -----------------------------------------------------------------------------
 
 
-def _authorise(record: Conversation, command: Command, principal: Principal) -> None:
-    """Refuse whoever may not write here.
+def _may_send(record: Conversation, command: Command, principal: Principal) -> bool:
+    """Tell whether somebody may write here.
 
     Writing takes the owner, who acts for the owner (the command's maker has checked that it may), or
     ``conversations:write``; deciding takes whom the request names. A tombstone is missing for everybody.
     """
     if record.deleted_at is not None:
-        raise conversation_not_found()
+        return False
     user_id = command.body.get("user_id") or principal.user_id
     if user_id == record.user_id or principal.may("conversations:write"):
-        return
-    if command.type not in DECISIONS or not may_decide(record, command, principal):
-        raise conversation_not_found()
+        return True
+    return command.type in DECISIONS and may_decide(record, command, principal)
 
 
 def _same_body(body_hash: str | None, command: Command) -> None:

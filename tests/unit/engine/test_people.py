@@ -942,6 +942,21 @@ async def test_a_decision_sent_again_returns_the_first_outcome() -> None:
         assert len(await talk.events("pending.resolved")) == 1
 
 
+async def test_a_decision_sent_again_late_is_known_to_who_may_only_decide() -> None:
+    """Neither the execution nor the ring remembers it: the log does."""
+    async with talk_about(gate("{scope: 'acceptance:decide'}"), Shop(), ring_size=2) as talk:
+        pending = await ask(talk)
+        body = {"pending_id": pending.pending_id, "accepted": False, "edits": {}}
+        await talk.send("acceptance", body, key="key-decided", who=DECIDER)
+        await talk.send("reset", {})
+        for text in ("hello", "one", "two"):
+            await talk.say(text)
+        again = await talk.send("acceptance", body, key="key-decided", who=DECIDER)
+        assert (again.duplicate, again.status) == (True, "completed")
+        with pytest.raises(Refused, match="no such conversation"):
+            await talk.send("acceptance", {**body, "accepted": True}, key="key-decided", who=DECIDER)
+
+
 async def test_only_the_newest_closed_requests_are_remembered() -> None:
     flow = """
     flow: loop
