@@ -61,7 +61,7 @@ PLACES: Final = {
 IN_A_WRITE: Final = ("till.charge.before", "till.charge.between", "till.charge.after", "till.charge.between")
 """Its intent is committed, its result is not."""
 
-DESK_LIVES: Final = max(1, round(140 * SCALE))
+IN_WRITES: Final = max(1, round(100 * SCALE))
 
 Plan = Callable[[random.Random, int], str | None]
 """Chooses the failpoint of a life, by its number; None: it is killed from outside."""
@@ -112,13 +112,13 @@ async def test_nothing_is_lost_or_doubled_by_kills(tmp_path: Path, plan: Plan, s
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240 * max(1, SCALE))
+@pytest.mark.timeout(400 * max(1, SCALE))
 async def test_what_runs_once_is_what_was_approved_whatever_is_killed(tmp_path: Path) -> None:
     """Owners and two operators decide, deadlines pass while the server is dead, and it dies in the writes."""
     storm = Storm(tmp_path, SEED + 2, flows=desk.FLOWS, deciders=2)
-    found = await storm.rage(at_decisions_and_writes, DESK_LIVES)
+    found = await storm.rage(at_decisions_and_writes, 4 * IN_WRITES, in_writes=IN_WRITES)
     assert not found, "\n".join(str(violation) for violation in found[:20])
-    assert storm.killed_in_a_write >= 100 * min(1, SCALE), "too few kills have hit a write"
+    assert storm.killed_in_a_write >= IN_WRITES, "too few kills have hit a write"
     assert storm.ended["pending.resolved"] > 10, "hardly anybody decided"
     assert storm.ended["pending.expired"] > 10, "hardly any deadline passed"
 
@@ -173,10 +173,12 @@ class Storm:
         write_flows(folder, flows)
 
     async def rage(
-        self, plan: Plan, lives: int, *, patience_s: float = 60, end: End | None = None
-    ) -> list[Violation]:
+        self, plan: Plan, lives: int, *, patience_s: float = 60, end: End | None = None,
+        in_writes: int | None = None,
+    ) -> list[Violation]:  # fmt: skip
         """Let it end that often, then let everybody come to rest; return what is not as promised.
 
+        With ``in_writes`` it is enough once so many lives have ended in a write.
         Who waits longer than ``patience_s`` for the calm is not asked about it.
         """
         end = end or _live_and_die
@@ -191,6 +193,8 @@ class Storm:
                     place = plan(chance, life)
                     await end(nursery, place, chance)
                     self.killed_in_a_write += _died_at(place, nursery.lives[-1])
+                    if in_writes is not None and self.killed_in_a_write >= in_writes:
+                        break
                 last = await nursery.start()
                 assert await nursery.ready(last), nursery.log.read_text()[-4000:]
                 stop.set()

@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, Principal, dict[str, Any]]] = {
     "cancel": ("cancel", OWNER, {}),
     "signal": ("signal", OWNER, {"name": "paid"}),
     "pause": ("pause", OPERATOR, {}),
-    "pause for 3 s": ("pause", SECOND, {"deadline_ms": 3_000}),
+    "pause for 3 s": ("pause", OPERATOR, {"deadline_ms": 3_000}),
     "resume": ("resume", OPERATOR, {}),
     "retry": ("retry", OWNER, {}),
     "set the slot": ("context", OWNER, {"slots": {"what": "bread"}}),

@@ -25,9 +25,8 @@ from tests.support.errand import VERSIONS, compiled, sources
 
 TENANT = "t"
 OWNER = Principal("u1", TENANT)
-_OPERATES = frozenset({"conversations:write", "acceptance:decide"})
-OPERATOR = Principal("op", TENANT, scopes=_OPERATES)
-SECOND = Principal("op2", TENANT, scopes=_OPERATES)
+OPERATOR = Principal("op", TENANT, scopes=frozenset({"conversations:write", "acceptance:decide"}))
+SECOND = Principal("op2", TENANT, scopes=frozenset({"acceptance:decide"}))
 MUTATING = frozenset({"commit", "enqueue"})
 IDLE_PASSES = 6
 SESSION_MS = 48 * HOUR_MS
