@@ -575,11 +575,19 @@ def _source(name: str, found: Mapping[str, _Given]) -> str:
     return found[name].source if name in found else "default"
 
 
+def with_home(path: Path) -> Path:
+    """Return a path with its ``~`` resolved, or as it is where there is no such user: as shells do."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def _below(cwd: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Make relative paths absolute, below the project folder."""
     resolved = dict(values)
-    resolved["flows"] = cwd / Path(values.get("flows") or "flows").expanduser()
+    resolved["flows"] = cwd / with_home(Path(values.get("flows") or "flows"))
     store = values.get("store", "sqlite:parley.db")
     if store.startswith(_SQLITE) and ":memory:" not in store:
-        resolved["store"] = _SQLITE + str(cwd / Path(store.removeprefix(_SQLITE)).expanduser())
+        resolved["store"] = _SQLITE + str(cwd / with_home(Path(store.removeprefix(_SQLITE))))
     return resolved

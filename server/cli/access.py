@@ -85,9 +85,10 @@ def access_to(
     if token is None and settings.jwt_secret is None:
         secret = project.secret()
         if secret is None:
+            named = "PROJECT" if command == "chat" else "--project FOLDER"
             raise CliError(
                 "there is no token: go to the folder in which `parley dev` runs (or name it: `parley "
-                f"{command} PROJECT`), or set PARLEY_TOKEN.",
+                f"{command} {named}`), or set PARLEY_TOKEN.",
                 USAGE,
             )
         settings = project.settings({"jwt_secret": secret}, defaults={"default_tenant": DEV_TENANT})

@@ -84,11 +84,18 @@ def findings(project: Project, *, is_dev: bool) -> Iterator[Finding]:
     yield Finding("ok", "settings", "are read")
     yield from _flows(project, settings)
     if is_dev and not project.state.exists():
-        yield Finding("ok", "store", f"`dev` makes {shown(project.state)}")
+        yield _new_state(project)
     else:
         yield _store(settings)
     for look in (_disk, _port, _clock, _files):
         yield look(settings)
+
+
+def _new_state(project: Project) -> Finding:
+    if os.access(project.folder, os.W_OK | os.X_OK):
+        return Finding("ok", "store", f"`dev` makes {shown(project.state)}")
+    fix = "Give yourself the permission, or copy the project."
+    return Finding("problem", "store", f"`dev` cannot make {shown(project.state)}", fix)
 
 
 def _line(finding: Finding) -> str:

@@ -1,5 +1,6 @@
 """The group of all commands, and what becomes of their errors: a sentence and an exit code."""
 
+import errno
 import importlib
 import keyword
 import os
@@ -9,7 +10,8 @@ from typing import Final
 
 import rich_click as click
 
-from server.cli.errors import INTERRUPTED, OK, USAGE, CliError
+from server.cli.errors import FAILED, INTERRUPTED, OK, USAGE, CliError
+from server.cli.interrupt import ended_by_ctrl_c
 
 COMMANDS: Final = {
     "dev": "Serve a project on this machine and reload its flows as they change.",
@@ -35,6 +37,10 @@ COMMANDS: Final = {
 }
 
 
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+"""What a write to standard output fails with; errors of files name their file."""
+
+
 class LazyGroup(click.RichGroup):
     """A group whose commands are imported when they run; until then stand-ins hold their summaries."""
 
@@ -49,7 +55,8 @@ class LazyGroup(click.RichGroup):
 def command(name: str) -> click.Command:
     """Import and return the command ``name``."""
     python_name = f"{name}_" if keyword.iskeyword(name) else name
-    found = getattr(importlib.import_module(f"server.cli.{python_name}"), python_name)
+    with ended_by_ctrl_c():
+        found = getattr(importlib.import_module(f"server.cli.{python_name}"), python_name)
     assert isinstance(found, click.Command)
     return found
 
@@ -73,16 +80,34 @@ def run(arguments: Sequence[str]) -> int:
         return _say(error.message, error.exit_code)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "parley"
-        return _say(f"{error.format_message()} `{path} --help` tells more.", USAGE)
+        return _say(f"{_sentence(error)} `{path} --help` tells more.", USAGE)
     except click.ClickException as error:
-        return _say(error.format_message(), USAGE)
+        return _say(_sentence(error), USAGE)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to be said, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return OK
+    except OSError as error:
+        if error.filename is not None:
+            return _say(f"{error.filename} cannot be used ({error.strerror}).", FAILED)
+        if error.errno not in _UNWRITABLE:
+            raise
+        _drop_output()
+        return _say(f"the output cannot be written ({error.strerror}).", FAILED)
     return result if isinstance(result, int) else OK
+
+
+def _sentence(error: click.ClickException) -> str:
+    """Return what click says as one sentence: it lists choices one a line, and may end without a stop."""
+    text = " ".join(error.format_message().split())
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def _drop_output() -> None:
+    """Let nothing more be written, not even what waits in a buffer when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message: str, exit_code: int) -> int:

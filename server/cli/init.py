@@ -1,11 +1,12 @@
 """``parley init``."""
 
+import shlex
 from pathlib import Path
 from typing import Final
 
 import rich_click as click
 
-from server.cli.errors import CANNOT_START, OK, USAGE, CliError
+from server.cli.errors import FAILED, OK, USAGE, CliError
 from server.cli.project import FLOW_ENDINGS, shown
 from server.cli.templates import PROJECT
 from server.settings import TOML_NAME
@@ -30,8 +31,8 @@ def init(folder: Path) -> int:
     except FileExistsError as error:
         raise CliError(f"{error.filename} is there already; nothing is overwritten.", USAGE) from None
     except OSError as error:
-        raise CliError(f"{folder} cannot be written ({error.strerror}).", CANNOT_START) from None
-    place = shown(folder.resolve())
+        raise CliError(f"{folder} cannot be written ({error.strerror}).", FAILED) from None
+    place = shlex.quote(shown(folder.resolve()))
     click.echo(
         f"Made {place} with {', '.join(PROJECT)}.\n\n"
         f"    parley dev {place}      serves it, and reads its flow again whenever you change it\n"

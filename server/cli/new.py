@@ -6,7 +6,7 @@ from typing import Final
 
 import rich_click as click
 
-from server.cli.errors import CANNOT_START, OK, USAGE, CliError
+from server.cli.errors import FAILED, OK, USAGE, CliError
 from server.cli.project import Project, shown
 from server.cli.templates import flow_text
 
@@ -37,6 +37,6 @@ def new(what: str, name: str, place: Path | None) -> int:
     except FileExistsError:
         raise CliError(f"{shown(file)} is there already.", USAGE) from None
     except OSError as error:
-        raise CliError(f"{shown(file)} cannot be written ({error.strerror}).", CANNOT_START) from None
+        raise CliError(f"{shown(file)} cannot be written ({error.strerror}).", FAILED) from None
     click.echo(f"Made {shown(file)}. A `parley dev` that runs reads it at once.")
     return OK

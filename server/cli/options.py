@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
-from server.settings import PREFIX, Settings
+from server.settings import PREFIX, Settings, with_home
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -68,8 +68,8 @@ def overrides_of(flags: dict[str, Any]) -> dict[str, Any]:
     """Return flags as overrides; paths on the command line are relative to the current folder."""
     overrides = dict(flags)
     if overrides.get("flows"):
-        overrides["flows"] = Path.cwd() / Path(overrides["flows"]).expanduser()
+        overrides["flows"] = Path.cwd() / with_home(Path(overrides["flows"]))
     store = overrides.get("store")
     if isinstance(store, str) and store.startswith("sqlite:") and ":memory:" not in store:
-        overrides["store"] = f"sqlite:{Path.cwd() / Path(store.removeprefix('sqlite:')).expanduser()}"
+        overrides["store"] = f"sqlite:{Path.cwd() / with_home(Path(store.removeprefix('sqlite:')))}"
     return overrides

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from server.cli.errors import CANNOT_START, USAGE, CliError
-from server.settings import TOML_NAME, Settings, SettingsInvalid
+from server.settings import TOML_NAME, Settings, SettingsInvalid, with_home
 
 STATE_NAME: Final = ".parley"
 DEV_TENANT: Final = "default"
@@ -52,7 +52,7 @@ class Project:
         here = Path.cwd()
         if place is None:
             return cls(here)
-        path = here / place.expanduser()
+        path = here / with_home(place)
         if path.is_file() and path.name == TOML_NAME:
             return cls(path.parent.resolve())
         if not path.is_dir():

@@ -53,7 +53,7 @@ class Screen:
     def show(self, event: AnyEvent) -> None:
         """Show one event."""
         if self._json:
-            self._line(json.dumps(as_record(event), ensure_ascii=False))
+            self._line(json.dumps(as_record(event)))
             return
         match event:
             case events.MessageDelta(message_id=message_id, delta=delta) if self._lively:
@@ -140,7 +140,7 @@ class Screen:
         """Show what was refused or has failed."""
         if self._json:
             what = {"code": error.code, "message": error.message, "suggestion": error.suggestion}
-            self._line(json.dumps({"type": "error", "error": what}, ensure_ascii=False))
+            self._line(json.dumps({"type": "error", "error": what}))
             return
         hint = f" ({error.suggestion})" if error.suggestion else ""
         decided = error.decided if isinstance(error, PendingResolved) else {}

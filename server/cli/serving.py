@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
 from server.cli.errors import CANNOT_START, CliError
+from server.cli.interrupt import ended_by_ctrl_c
 from server.cli.project import Project, shown
 from server.settings import Settings
 
@@ -26,7 +27,7 @@ def check_flows_folder(settings: Settings) -> None:
     if not settings.flows.is_dir():
         raise CliError(
             f"there is no flows folder {shown(settings.flows)}: go to the project's folder, name it on the "
-            "command line, or set PARLEY_FLOWS.",
+            "command line, or set PARLEY_FLOWS; `parley init FOLDER` makes a new project.",
             CANNOT_START,
         )
 
@@ -39,17 +40,21 @@ def run_server(
     Raises:
         CliError: it cannot start.
     """
-    from server.app import serve
-    from server.engine.actions import ActionsInvalid
-    from server.engine.flow.model import FlowInvalid
-    from server.telemetry.logs import configure_logging
-    from storage.base import StorageError
+    with ended_by_ctrl_c():
+        import uvloop
+
+        from server.app import serve
+        from server.engine.actions import ActionsInvalid
+        from server.engine.flow.model import FlowInvalid
+        from server.telemetry.logs import configure_logging
+        from storage.base import StorageError
 
     secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else ""
     configure_logging(settings.log_level, settings.log_format, secrets=[secret])
     project.import_actions_from()
     try:
-        return _run(serve(settings, dev=dev, on_ready=on_ready))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve(settings, dev=dev, on_ready=on_ready))
     except StorageError as error:
         raise CliError(f"{error}.", CANNOT_START) from None
     except ActionsInvalid as error:
@@ -72,13 +77,6 @@ def announce(text: str, *, err: bool = False) -> None:
 def shown_url(url: str) -> str:
     """Return a server's URL as one can call it: one that listens on all addresses, on this machine's own."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-
-
-def _run(main: Coroutine[Any, Any, int]) -> int:
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
 
 
 def _why_not_listening(settings: Settings, error: OSError) -> str:

@@ -40,9 +40,10 @@ def tail(
         async with parley.conversation(conversation) as chat:
             events = chat.events()
             await chat.ready()
+            click.echo(f"Events of {printable(conversation)} from now on; Ctrl-C ends it.", err=True)
             async for event in events:
                 record = as_record(event)
-                text = json.dumps(record, ensure_ascii=False) if as_json else printable(_line(record))
+                text = json.dumps(record) if as_json else printable(_line(record))
                 click.echo(text)
                 sys.stdout.flush()
 

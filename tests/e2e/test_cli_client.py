@@ -1,6 +1,8 @@
 """The commands that are clients: ``tail``, ``state``, ``reset`` and ``smoke``, beside a real server."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +61,7 @@ def test_what_does_not_exist_is_a_sentence(project: Path, dev: Dev) -> None:
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_tail_shows_what_happens_until_ctrl_c(project: Path, dev: Dev, form: list[str]) -> None:
     with Terminal(["tail", "c1", *form], project) as tail:
+        tail.shows("Events of c1 from now on; Ctrl-C ends it.")
         parley("chat", "--conversation", "c1", cwd=project, says="coffee\n")
         tail.shows("conversation.created")
         tail.shows("step.started")
@@ -86,3 +89,36 @@ def test_smoke_says_what_is_wrong(project: Path, dev: Dev) -> None:
     assert gone.returncode == 4
     assert "/livez does not answer" in gone.stdout
     assert parley("smoke", "ftp://x", cwd=project).returncode == 2
+
+
+def test_a_terminal_that_lacks_a_character_shows_the_rest(project: Path) -> None:
+    file = project / "flows" / "order.yaml"
+    file.write_text(FLOW.replace("Which size?", "Size? \N{SNOWMAN}"), encoding="utf-8")
+    env = {"PYTHONIOENCODING": "latin-1"}
+    with Dev(project):
+        said = parley("chat", cwd=project, says="coffee\n", env=env)
+        record = parley("chat", "--json", cwd=project, says="coffee\n", env=env)
+    assert (said.returncode, record.returncode) == (0, 0), said.stderr
+    assert said.stdout.startswith("Size? ?")
+    texts = [event.get("data", {}).get("text") for event in map(json.loads, record.stdout.splitlines())]
+    assert "Size? \N{SNOWMAN}" in texts
+
+
+@pytest.mark.parametrize(("module", "command"), [("rich_click", "version"), ("uvicorn", "dev")])
+def test_ctrl_c_while_modules_are_imported_is_silent(project: Path, module: str, command: str) -> None:
+    """The current folder comes first where `python -m` looks for modules, so that this one is imported."""
+    (project / f"{module}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    ended = parley(command, cwd=project)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("command", [["version"], ["graph", "flows/order.yaml"]])
+def test_output_that_cannot_be_written_is_a_sentence(project: Path, command: list[str]) -> None:
+    program = [sys.executable, "-m", "server", *command]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(program, cwd=project, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "parley: the output cannot be written (No space left on device).\n"
+    closed = 'exec "$0" "$@" >&-'
+    silent = subprocess.run(["sh", "-c", closed, *program], cwd=project, stderr=subprocess.PIPE, text=True)
+    assert (silent.returncode, silent.stderr) == (0, "")

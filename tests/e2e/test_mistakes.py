@@ -31,6 +31,14 @@ MISTAKES = {
     "an unknown option": Mistake("dev cafe --prot 1", "--port", 2),
     "no such folder": Mistake("dev cofe", "name a folder with a parley.toml or flow files", 2),
     "a folder without flows": Mistake("dev .", "there is no flows folder", 3),
+    "an empty folder": Mistake("dev .", "`parley init FOLDER` makes a new project", 3),
+    "nobody's home folder": Mistake("dev ~nosuchuser/x", "does not exist; name a folder", 2),
+    "flows in nobody's home folder": Mistake(
+        "dev cafe", "there is no flows folder", 3, env={"PARLEY_FLOWS": "~nosuchuser/flows"}
+    ),
+    "a name that no file can have": Mistake(f"check {'x' * 300}", "cannot be used (File name too long).", 1),
+    "a choice that is not made": Mistake("completion", "Choose from: bash, fish, zsh. `parley", 2),
+    "no token for tail": Mistake("tail c1", "name it: `parley tail --project FOLDER`", 2),
     "a misspelt setting": Mistake("dev cafe", "did you mean PARLEY_PORT?", 2, env={"PARLEY_PROT": "1"}),
     "a wrong value": Mistake("dev cafe", "from 0 to 65535", 2, env={"PARLEY_PORT": "99999"}),
     "a setting of another kind of store": Mistake(

@@ -124,3 +124,12 @@ def test_a_port_that_is_taken_is_found(
 def test_it_can_be_read_by_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor"]) == OK
     assert "ok       flows: hello" in capsys.readouterr().out
+
+
+def test_it_says_that_dev_cannot_write_to_the_project(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # the tests may run as root, who may write anywhere
+    store = examined(capsys, "--dev", code=FAILED)["store"]
+    assert store["level"] == "problem"
+    assert "cannot make .parley" in str(store["message"])

@@ -24,6 +24,13 @@ def test_a_new_project_is_sound(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(["test", "cafe", "--coverage", "--fail-under", "100"]) == OK
 
 
+def test_its_commands_can_be_copied_whatever_it_is_called(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["init", "my cafe"]) == OK
+    assert "parley dev 'my cafe' " in capsys.readouterr().out
+
+
 async def test_a_new_project_answers(here: Path) -> None:
     assert run(["init", "cafe"]) == OK
     shop = runpy.run_path(str(here / "cafe" / "shop.py"))
