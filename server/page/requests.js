@@ -4,6 +4,10 @@ import { $, announce, explained, keepingEnd, make, shown } from "/page/dom.js";
 
 const INPUT_TYPES = { date: "date", time: "time", datetime: "datetime-local", email: "email", phone: "tel", url: "url" };
 const MAX_RADIOS = 6;
+const COMMENT = "comment";
+
+/** Name the control of a question or slot. A bare "remove" or "elements" would take the place of the form's own. */
+const named = (name) => `value.${name}`;
 
 export class Requests {
   #cards = new Map(); // pending id -> {element, json, deadline}
@@ -59,7 +63,7 @@ export class Requests {
       trouble.textContent = error === null ? "" : explained(error);
     });
     const name = missing[0] ?? (error?.field ?? "").replace(/^(answers|edits)\./, "");
-    const wrong = error && name && [...card.element.elements].find((control) => control.name === name);
+    const wrong = error && name && [...card.element.elements].find((control) => control.name === named(name));
     if (wrong) wrong.focus();
   }
 
@@ -95,9 +99,9 @@ export class Requests {
 
   #decision(pending) {
     const slots = pending.editable.map((name) => name.replace(/^slots\./, ""));
-    const edits = slots.map((name) => field(name, name, make("input", { type: "text", value: shown(this.#slots[name] ?? "") })));
+    const edits = slots.map((name) => field(named(name), name, make("input", { type: "text", value: shown(this.#slots[name] ?? "") })));
     const votes = pending.votes?.length ? [make("p", { className: "hint" }, `${pending.votes.length} of ${pending.by?.quorum ?? 1} have decided.`)] : [];
-    return [...edits, ...votes, field("comment", "Comment", make("input", { type: "text", autocomplete: "off" }), " (optional)")];
+    return [...edits, ...votes, field(COMMENT, "Comment", make("input", { type: "text", autocomplete: "off" }), " (optional)")];
   }
 
   #showTimes() {
@@ -135,12 +139,12 @@ function question({ id, text, type, options, required }) {
   if (choices.length > MAX_RADIOS) {
     const select = make("select", { required }, make("option", { value: "" }, "…"));
     select.append(...choices.map(([value, title]) => make("option", { value }, title)));
-    return field(id, text, select, hint);
+    return field(named(id), text, select, hint);
   }
   if (choices.length > 0) {
     const group = make("fieldset", {}, make("legend", { dir: "auto" }, text, make("span", { className: "hint" }, hint)));
     for (const [value, title] of choices) {
-      const radio = make("input", { type: "radio", name: id, value, required });
+      const radio = make("input", { type: "radio", name: named(id), value, required });
       group.append(make("label", { className: "choice", dir: "auto" }, radio, title));
     }
     return group;
@@ -148,14 +152,14 @@ function question({ id, text, type, options, required }) {
   const numeric = type === "number" || type === "integer";
   const input = make("input", { type: INPUT_TYPES[type] ?? "text", required, inputMode: numeric ? "decimal" : "" });
   if (type === "list") input.placeholder = "one, two, three";
-  return field(id, text, input, hint);
+  return field(named(id), text, input, hint);
 }
 
 function answered(pending, card) {
   const given = new FormData(card);
   const answers = {};
   for (const { id, type } of pending.questions) {
-    const value = given.get(id);
+    const value = given.get(named(id));
     if (value === null || value === "") continue;
     answers[id] = type === "boolean" ? value === "true" : value;
   }
@@ -167,9 +171,10 @@ function decided(pending, card, accepted, slots) {
   const edits = {};
   for (const path of accepted ? pending.editable : []) {
     const name = path.replace(/^slots\./, "");
-    if (given.get(name) !== shown(slots[name] ?? "")) edits[name] = alike(given.get(name), slots[name]);
+    const value = given.get(named(name));
+    if (value !== shown(slots[name] ?? "")) edits[name] = alike(value, slots[name]);
   }
-  const comment = given.get("comment") || null;
+  const comment = given.get(COMMENT) || null;
   return { type: "acceptance", pending_id: pending.pending_id, accepted, comment, edits, digest: pending.digest };
 }
 

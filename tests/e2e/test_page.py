@@ -600,6 +600,34 @@ def test_questions_are_a_form_that_is_filled_with_the_keyboard(scripted: Scripte
     expect(form).to_have_count(0)
 
 
+@pytest.mark.parametrize("name", ["elements", "append", "remove", "querySelector", "onsubmit", "id"])
+def test_a_question_may_be_called_like_a_part_of_the_form(scripted: Scripted, name: str) -> None:
+    """In a browser a control of that name takes the place of the form's own property."""
+    visited, script = scripted()
+    questions = [{"id": name, "text": "Which?", "type": "text", "options": [], "required": True}]
+    script.events(("clarification.requested", pending("clarification", questions=questions)))
+    form = visited.page.get_by_role("form", name="Some questions")
+    form.get_by_label("Which?").fill("this")
+    form.get_by_role("button", name="Answer").click()
+    sent = script.next("clarification")
+    assert sent["answers"] == {name: "this"}
+    expect(form.get_by_role("button", name="Answer")).to_be_disabled()
+    script.events(resolved("clarification", answers=sent["answers"]), key=sent["idempotency_key"])
+    expect(form).to_have_count(0)
+
+
+def test_a_slot_called_comment_is_not_taken_for_the_comment(scripted: Scripted) -> None:
+    visited, script = scripted()
+    asked = pending("acceptance", title="Send it?", prompt=None, editable=["slots.comment"], digest="d1")
+    script.events(("slots.updated", {"slots": {"comment": "rude"}}), ("acceptance.requested", asked))
+    card = visited.page.get_by_role("form", name="Send it?")
+    card.get_by_label("comment", exact=True).fill("kind")
+    card.get_by_label("Comment (optional)").fill("mended")
+    card.get_by_role("button", name="Accept").click()
+    sent = script.next("acceptance")
+    assert (sent["edits"], sent["comment"]) == ({"comment": "kind"}, "mended")
+
+
 def resolved(kind: str, **decided: Any) -> tuple[str, dict[str, Any]]:
     return "pending.resolved", {"pending_id": "p1", "kind": kind, "decided": {"by": "u1", **decided}}
 
