@@ -59,6 +59,8 @@ _BUS = re.compile(rf"memory:|rediss?://.+|(?!memory:|rediss?:){_FACTORY}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _PUBLIC = ("-----BEGIN ", "ssh-")  # HMAC with what may be public: RFC 8725, 2.1
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_QUERY_CREDENTIALS: Final = re.compile(r"(?i)([?&][^=&#]*(?:user|pass|secret|token|key|auth)[^=&#]*=)[^&#]+")
+"""Redis takes a password so, MongoDB that of a key file; names like ``authSource`` are masked too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,8 @@ def normal_origin(origin: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """Return ``url`` with the user and password in it masked, fit to be shown."""
-    return _URL_CREDENTIALS.sub("***", url)
+    """Return ``url`` with the user and password in it masked, also those in its query, fit to be shown."""
+    return _QUERY_CREDENTIALS.sub(r"\1***", _URL_CREDENTIALS.sub("***", url))
 
 
 def _split(value: object) -> object:

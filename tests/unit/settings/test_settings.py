@@ -357,3 +357,6 @@ def test_origins_have_one_form(written: str, normal: str) -> None:
 def test_credentials_in_addresses_are_masked() -> None:
     assert without_credentials("mongodb://u:p@h/db") == "mongodb://***@h/db"
     assert without_credentials("sqlite:a@b.db") == "sqlite:a@b.db"
+    assert without_credentials("rediss://h/1?password=p%3D&db=2") == "rediss://h/1?password=***&db=2"
+    keyed = "mongodb://h/db?w=1&tlsCertificateKeyFilePassword=p"
+    assert without_credentials(keyed) == "mongodb://h/db?w=1&tlsCertificateKeyFilePassword=***"
