@@ -282,7 +282,7 @@ def server_process(
     flows: Mapping[str, str] | None = None,
     port: int | None = None,
     command: str = "serve",
-    wait_s: float = 20,
+    wait_s: float = 60,
     prefix: tuple[str, ...] = (),
     **env: str,
 ) -> Iterator[ServerProcess]:
