@@ -86,13 +86,17 @@ class EngineMachine(RuleBasedStateMachine):
     def do(self, work: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(_as_coroutine(work))
 
-    @initialize(begun=st.sampled_from(["not", "effect", "people", "answers"]))
+    @initialize(begun=st.sampled_from(["not", "effect", "people", "answers", "write"]))
     def begin(self, begun: str) -> None:
         self.do(self.world.start())
-        text = {"effect": "milk", "people": "milk", "answers": "bread please"}.get(begun)
+        text = {"effect": "milk", "people": "milk", "write": "milk", "answers": "bread please"}.get(begun)
         if text is not None:  # past the shallow beginnings: an effect is about to run, or people are asked
             self.say(0, "c1", text, "enqueue")
             self.go_on([0] * (12 if begun == "effect" else 40))
+        if begun == "write":  # that was approved, and is about to run
+            self.decide(0, "c1", -1, "accept", "owner")
+            while self.world.points and not any("effect:buy" in point.name for point in self.world.points):
+                self.go_on([0])
 
     @rule(at=AT, where=WHERE, text=st.sampled_from(TEXTS),
           on_busy=st.sampled_from(["enqueue", "enqueue", "reject", "interrupt"]))  # fmt: skip
