@@ -35,7 +35,7 @@ def page(folder: Path) -> None:
             for text, answer in (
                 ("I need a checkup on 2031-05-20", "Your email?"),
                 ("when do you open?", "Your email?"),
-                ("ada@example.com", "Your email?"),
+                ("ada@example.com", "There are 6 free times. Morning or afternoon?"),
             ):
                 visited.say(text)
                 visited.until(answer)

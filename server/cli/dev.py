@@ -177,15 +177,10 @@ Token:        {token}
 
 From Python:
 
-    import asyncio
-    from parley_client import AsyncParley
+    from parley_client import Parley
 
-    async def main():
-        async with AsyncParley("{url}", token="...") as parley:
-            async for event in parley.conversation().send("hello"):
-                print(event)
-
-    asyncio.run(main())
+    with Parley("{url}", token="...") as parley:
+        print(parley.conversation().ask("hello").text)
 
 Flows are read from {shown(settings.flows)}, again whenever they change. Ctrl-C stops.
 """

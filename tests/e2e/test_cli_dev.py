@@ -4,13 +4,16 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
+import textwrap
 import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
 
-from tests.support.commands import Dev, Running, free_port, parley
+from tests.support.commands import Dev, Running, environment, free_port, parley
 
 ORDER = """\
 flow: order
@@ -120,6 +123,18 @@ def test_the_printed_token_is_taken_and_outlives_kill_9(project: Path) -> None:
     with Dev(project, port=port):
         said = parley("chat", cwd=project, env={"PARLEY_TOKEN": token}, says="coffee\n")
         assert said.returncode == 0
+
+
+def test_the_printed_program_runs(project: Path) -> None:
+    with Dev(project) as dev:
+        dev.out.wait_for("Ctrl-C stops")
+        token = dev.out.wait_for(r"^Token:\s+(\S+)$")[1]
+        printed = dev.out.text.partition("From Python:\n")[2].partition("Flows are read")[0]
+        program = textwrap.dedent(printed).replace('"..."', repr(token))
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, "What shall it be?\n"), done.stderr
 
 
 def test_the_secret_is_private(project: Path) -> None:

@@ -114,7 +114,7 @@ class Reader:
             case ["unset", *names]:
                 for name in names:
                     self._exported.pop(name, None)
-            case ["parley", "dev" | "serve", *_]:
+            case ["parley" | ".venv/bin/parley", "dev" | "serve", *_]:
                 self._start(words[1:])
             case ["make", "run"]:
                 self._start(["dev", "examples/booking"])
