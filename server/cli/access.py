@@ -142,7 +142,7 @@ def run_client(access: Access, wait_s: float, use: "Callable[[AsyncParley], Awai
     Raises:
         CliError: the server cannot be reached, or refuses.
     """
-    from parley_client import AsyncParley, ParleyError, Refused
+    from parley_client import AsyncParley, ParleyError, Refused, Unauthorized
 
     async def work() -> T:
         async with AsyncParley(access.url, access.token, open_timeout=wait_s) as parley:
@@ -152,6 +152,8 @@ def run_client(access: Access, wait_s: float, use: "Callable[[AsyncParley], Awai
         return asyncio.run(work())
     except ValueError as error:
         raise CliError(f"{error}.", USAGE) from None
+    except Unauthorized as error:
+        raise CliError(why_ended(access.url, error), UNREACHABLE) from None
     except Refused as refused:
         hint = f" {refused.suggestion}" if refused.suggestion else ""
         raise CliError(f"{refused.message}{hint}", FAILED) from None

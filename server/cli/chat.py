@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from server.cli.access import access_to, why_ended, with_access
-from server.cli.errors import UNREACHABLE, USAGE, CliError
+from server.cli.errors import FAILED, UNREACHABLE, USAGE, CliError
 from server.cli.lines import Lines
 from server.cli.options import with_project
 from server.cli.project import Project
@@ -103,7 +103,7 @@ def _recorder(project: Project, file: Path | None) -> "Recorder | None":
 
 
 async def _chat(plan: _Plan) -> int:
-    from parley_client import AsyncParley, ParleyError
+    from parley_client import AsyncParley, ParleyError, Refused, Unauthorized
 
     from server.cli.screen import Screen
     from server.cli.talk import Talk
@@ -142,4 +142,5 @@ async def _chat(plan: _Plan) -> int:
                 if plan.recorder is not None and await plan.recorder.finish():
                     screen.notice("The chat is written down; look through it before you keep it.")
     except ParleyError as error:
-        raise CliError(why_ended(plan.url, error), UNREACHABLE) from None
+        is_refusal = isinstance(error, Refused) and not isinstance(error, Unauthorized)
+        raise CliError(why_ended(plan.url, error), FAILED if is_refusal else UNREACHABLE) from None

@@ -63,10 +63,11 @@ def smoke(
     is not as promised is said; the exit code is 1 if there is one.
     """
     access = access_to(Project.at(place), "smoke", url=server or url, token=token, user_id=user_id)
-    parts = urlsplit(access.url)
-    if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
-        raise CliError(f"{access.url} is no address of a server, e.g. https://chat.example.", USAGE)
-    results = asyncio.run(_walk(_Target(access.url), access.token_text(), text))
+    try:
+        target = _Target(access.url)
+    except ValueError:
+        raise CliError(f"{access.url} is no address of a server, e.g. https://chat.example.", USAGE) from None
+    results = asyncio.run(_walk(target, access.token_text(), text))
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results]))
     else:
@@ -80,10 +81,12 @@ def smoke(
 
 
 class _Target:
-    """The addresses of a server."""
+    """The addresses of a server. Raises ValueError: ``url`` is none."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
+        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
+            raise ValueError(url)
         self.is_secure = parts.scheme in ("https", "wss")
         self.host = parts.hostname or ""
         self.port = parts.port

@@ -53,6 +53,13 @@ def test_what_does_not_exist_is_a_sentence(project: Path, dev: Dev) -> None:
     refused = parley("state", "c-none", cwd=project)
     assert refused.returncode == 1
     assert refused.stderr.startswith("parley: There is no such conversation.")
+    for command in (["state", "no such"], ["chat", "--conversation", "no such"]):
+        told = parley(*command, cwd=project, says="hello\n")
+        assert (told.returncode, "conversation_id must be" in told.stderr) == (1, True), told.stderr
+        stranger = parley(*command, "--token", "x.y.z", cwd=project, says="hello\n")
+        assert (stranger.returncode, "does not take the token" in stranger.stderr) == (4, True), (
+            stranger.stderr
+        )
     unreachable = parley("state", "c1", "--url", f"http://127.0.0.1:{free_port()}", cwd=project)
     assert unreachable.returncode == 4
     assert "nothing answers at" in unreachable.stderr
@@ -88,7 +95,9 @@ def test_smoke_says_what_is_wrong(project: Path, dev: Dev) -> None:
     gone = parley("smoke", cwd=project)
     assert gone.returncode == 4
     assert "/livez does not answer" in gone.stdout
-    assert parley("smoke", "ftp://x", cwd=project).returncode == 2
+    for address in ("ftp://x", "http://127.0.0.1:99999", "http://127.0.0.1:x", "http://[::1"):
+        named = parley("smoke", address, cwd=project)
+        assert (named.returncode, "is no address of a server" in named.stderr) == (2, True), named.stderr
 
 
 def test_a_terminal_that_lacks_a_character_shows_the_rest(project: Path) -> None:

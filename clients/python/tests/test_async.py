@@ -824,7 +824,17 @@ async def test_a_server_that_never_says_welcome_is_given_up(
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://host", "http://", "localhost:8765", "http://user:pw@host", "http://host?token=x", "ws://host#x"],
+    [
+        "ftp://host",
+        "http://",
+        "http://host:99999",
+        "http://host:x",
+        "http://[::1",
+        "localhost:8765",
+        "http://user:pw@host",
+        "http://host?token=x",
+        "ws://host#x",
+    ],
 )
 def test_urls_that_are_none_or_hold_credentials_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="URL"):

@@ -51,7 +51,11 @@ def socket_url(url: str) -> str:
         ValueError: another scheme, no host, or credentials, query or fragment in it: tokens never
             travel in URLs, which land in logs.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # looked at only when it is asked for
+    except ValueError:
+        raise ValueError(f"the URL must look like http://host:port, not {url!r}") from None
     scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
     if scheme is None or not parts.hostname:
         raise ValueError(f"the URL must look like http://host:port, not {url!r}")
