@@ -79,6 +79,10 @@ def _target(out: Path | None) -> Iterator[BinaryIO]:
     if out is None:
         yield sys.stdout.buffer
         return
+    if out.exists() and not (out.is_file() or out.is_dir()):  # a device or a pipe is written to, not replaced
+        with out.open("wb") as device:
+            yield device
+        return
     try:
         descriptor, name = tempfile.mkstemp(dir=out.absolute().parent, prefix=f".{out.name}-")
     except OSError as error:

@@ -1,9 +1,11 @@
 """``parley export`` and ``import`` as processes, and the how-to about them, followed to the letter."""
 
+import os
 import re
 import shlex
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,16 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(shop: Path) -> None:
     assert (two.returncode, "there are two stores" in two.stderr) == (USAGE, True)
     named = parley("export", "mine", "--store", "sqlite:shop/parley.db", cwd=folder)
     assert (named.returncode, named.stdout.count('{"conversation"')) == (OK, 1), named.stderr
+
+
+def test_a_pipe_or_a_device_is_written_to_and_stays_one(shop: Path) -> None:
+    """As root, a file in the place of /dev/null would be the end of this machine's peace."""
+    pipe = shop.parent / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        done = parley("export", "--project", "shop", "--out", "pipe", cwd=shop.parent)
+        if not pipe.is_fifo():
+            reader.kill()
+        received = reader.communicate()[0]
+    assert (done.returncode, pipe.is_fifo()) == (OK, True)
+    assert received.startswith(b'{"parley_export"')
