@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from server.cli.errors import CANNOT_START, FAILED, USAGE, CliError
+from server.cli.options import overrides_of
 from server.cli.project import DEV_TENANT, Project, shown
 from server.settings import Settings
 
@@ -26,7 +27,7 @@ def settings_of(project: Project, store: str | None, *, makes: bool) -> Settings
     Raises:
         CliError: there is none, or there are two and none is named.
     """
-    overrides = {"store": store} if store else {}
+    overrides = overrides_of({"store": store}) if store else {}
     of_dev = f"sqlite:{project.state / 'parley.db'}"
     settings = project.settings(overrides, defaults={"store": of_dev, "default_tenant": DEV_TENANT})
     if settings.store == of_dev and not store:

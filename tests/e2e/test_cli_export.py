@@ -102,6 +102,11 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(shop: Path) -> None:
     assert (named.returncode, named.stdout.count('{"conversation"')) == (OK, 1), named.stderr
 
 
+def test_a_store_on_the_command_line_is_seen_from_the_current_folder(shop: Path) -> None:
+    named = ("--project", "shop", "--store", "sqlite:shop/.parley/parley.db", "--out", "kept.jsonl")
+    assert parley("export", *named, cwd=shop.parent).returncode == OK
+
+
 def test_a_pipe_or_a_device_is_written_to_and_stays_one(shop: Path) -> None:
     """As root, a file in the place of /dev/null would be the end of this machine's peace."""
     pipe = shop.parent / "pipe"
