@@ -15,7 +15,7 @@ from tests.support.commands import Dev, parley
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "back-up-and-move.md").read_text()
-COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^```sh\n(.*?)\n```$", PAGE, re.MULTILINE)]
+COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^parley (?:export|import) .*$", PAGE, re.MULTILINE)]
 
 ORDER = """\
 flow: order

@@ -116,6 +116,9 @@ class Reader:
                     self._exported.pop(name, None)
             case ["parley" | ".venv/bin/parley", "dev" | "serve", *_]:
                 self._start(words[1:])
+            case ["parley", "export" | "import", *_]:  # they need the store for themselves
+                self._stop()
+                self._run(words, "")
             case ["make", "run"]:
                 self._start(["dev", "examples/booking"])
             case _:
@@ -132,11 +135,15 @@ class Reader:
                 return self._run(words, "").strip()
 
     def _start(self, arguments: list[str]) -> None:
-        for server in self._servers:  # one at a time, as on one machine with one port
-            server.process.terminate()
-            server.wait()
+        self._stop()  # one at a time, as on one machine with one port
         self._servers = [self._running.enter_context(Running(arguments, self.folder, self._exported))]
         self._servers[0].out.wait_for(rf":{self._port}")
+
+    def _stop(self) -> None:
+        for server in self._servers:
+            server.process.terminate()
+            server.wait()
+        self._servers = []
 
     def _run(self, words: list[str], says: str) -> str:
         programs = {
