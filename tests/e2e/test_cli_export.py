@@ -15,7 +15,8 @@ from tests.support.commands import Dev, parley
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "back-up-and-move.md").read_text()
-COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^parley (?:export|import) .*$", PAGE, re.MULTILINE)]
+TYPED = re.compile(r"^parley (?:export|import) .*$", re.MULTILINE)
+COMMANDS = [shlex.split(line)[1:] for line in TYPED.findall(PAGE)]
 
 ORDER = """\
 flow: order
