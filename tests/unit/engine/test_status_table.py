@@ -1,8 +1,10 @@
-"""What each command does in each status: the table of the design, cell by cell."""
+"""What each command does in each status, cell by cell: the golden vectors."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -35,53 +37,26 @@ FLOWS: Final = {
     "paused": "flow: f\nsteps:\n  - {id: human, handoff: support}\n",
 }
 STATUSES: Final = ("none", *FLOWS)
-AT_REST: Final = ("none", "completed", "failed")
-REFUSALS: Final = ("conversation_not_found", "conversation_busy", "wrong_state", "pending_not_found")
 WAITS: Final = (
     "waiting_input", "waiting_clarification", "waiting_acceptance", "waiting_timer", "waiting_event",
 )  # fmt: skip
 
-COMMANDS: Final[dict[str, dict[str, Any]]] = {
-    "process": {"content": {"type": "text", "text": "7", "payload": None, "metadata": {}}, "user_id": "u1"},
-    "start": {"flow_id": "other", "initial_context": {}},
-    "cancel": {"reason": "r"},
-    "reset": {"reason": "r"},
-    "pause": {"reason": "r"},
-    "resume": {"comment": "c"},
-    "retry": {},
-    "signal": {"name": "paid", "payload": 1},
-    "acceptance": {"pending_id": "p", "accepted": True},
-    "clarification": {"pending_id": "p", "answers": {}},
-}
-"""The bodies; ``pending_id`` is of no request."""
-
-
-def rows() -> dict[str, dict[str, str]]:
-    """Return for each command what it does in each status: the status behind it, or the refusal."""
-    same = {status: status for status in STATUSES}
-    missing = {"none": "conversation_not_found"}
-    wrong = {**dict.fromkeys(STATUSES, "wrong_state"), **missing}
-    unknown = {**dict.fromkeys(STATUSES, "pending_not_found"), **missing}
-    return {
-        "process": {
-            **same, "none": "running", "completed": "completed", "failed": "running", "running": "queued",
-            "waiting_input": "completed",
-        },
-        "start": {**dict.fromkeys(STATUSES, "conversation_busy"), **dict.fromkeys(AT_REST, "completed")},
-        "cancel": {**wrong, **dict.fromkeys(["running", *WAITS, "paused"], "cancelled")},
-        "reset": {**dict.fromkeys(STATUSES, "idle"), **missing},
-        "pause": {**wrong, "running": "running", **dict.fromkeys(WAITS, "paused")},
-        "resume": {**wrong, "paused": "completed"},
-        "retry": {**wrong, "failed": "running"},
-        "signal": {**wrong, "running": "queued", "waiting_event": "completed"},
-        "acceptance": unknown,
-        "clarification": unknown,
-    }  # fmt: skip
-
-
-CELLS: Final = [
-    (command, status, does) for command, cells in rows().items() for status, does in cells.items()
-]
+VECTORS: Final = Path(__file__).parents[3] / "protocol" / "vectors" / "statuses.json"
+CASES: Final[list[dict[str, Any]]] = json.loads(VECTORS.read_text(encoding="utf-8"))["cases"]
+COMMANDS: Final = frozenset(
+    {
+        "process",
+        "start",
+        "cancel",
+        "reset",
+        "pause",
+        "resume",
+        "retry",
+        "signal",
+        "acceptance",
+        "clarification",
+    }
+)
 
 
 @asynccontextmanager
@@ -104,20 +79,22 @@ async def in_status(status: str) -> AsyncIterator[Talk]:
         yield talk
 
 
-@pytest.mark.parametrize(("command", "status", "does"), CELLS, ids=lambda value: value)
-async def test_each_cell(command: str, status: str, does: str) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+async def test_each_cell(case: dict[str, Any]) -> None:
     """A refusal changes nothing; what is accepted ends in one turn, or goes on running."""
-    async with in_status(status) as talk:
+    command, expect = case["command"], case["expect"]
+    body = {name: value for name, value in command.items() if name != "type"}
+    async with in_status(case["status"]) as talk:
         before = await talk.store.load(TENANT, "c1")
-        who = USER if command == "process" else OPERATOR
-        if does in REFUSALS:
-            with pytest.raises(Refused, match=does):
-                await talk.send(command, COMMANDS[command], who=who)
+        who = USER if command["type"] == "process" else OPERATOR
+        if "error" in expect:
+            with pytest.raises(Refused, match=expect["error"]):
+                await talk.send(command["type"], body, who=who)
             assert await talk.store.load(TENANT, "c1") == before
             return
-        accepted = await talk.send(command, COMMANDS[command], who=who)
-        record = await talk.record()
-        assert (accepted.status if accepted.status == "queued" else record.status) == does
+        accepted = await talk.send(command["type"], body, who=who)
+        found = {"ack": accepted.status, "status": (await talk.record()).status}
+        assert expect.items() <= found.items()
         turns = [
             event.type
             for event in await talk.events("turn.completed", "turn.failed")
@@ -127,9 +104,8 @@ async def test_each_cell(command: str, status: str, does: str) -> None:
 
 
 def test_the_table_has_every_cell() -> None:
-    assert {(command, status) for command, status, _ in CELLS} == {
-        (command, status) for command in COMMANDS for status in STATUSES
-    }
+    cells = [(case["command"]["type"], case["status"]) for case in CASES]
+    assert sorted(cells) == sorted((command, status) for command in COMMANDS for status in STATUSES)
 
 
 @pytest.mark.parametrize("status", ["waiting_acceptance", "waiting_timer", "waiting_event"])
@@ -165,7 +141,9 @@ async def test_a_decision_goes_by_its_request_also_while_it_is_paused(status: st
 @pytest.mark.parametrize("status", ["running", *WAITS, "paused"])
 async def test_a_start_that_interrupts_takes_the_place_of_whatever_has_not_ended(status: str) -> None:
     async with in_status(status) as talk:
-        await talk.send("start", {**COMMANDS["start"], "on_busy": "interrupt"}, who=OPERATOR)
+        await talk.send(
+            "start", {"flow_id": "other", "initial_context": {}, "on_busy": "interrupt"}, who=OPERATOR
+        )
         await talk.rest()
         record = await talk.record()
         assert record.execution is not None
