@@ -2,7 +2,9 @@
 
 import os
 import socket
+import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from tests.support.commands import Dev, parley
 
+ROOT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef0123456789abcdef"
 FLOW = "flow: x\nsteps:\n  - {{id: a, {}}}\n"
 
@@ -157,12 +160,27 @@ def test_a_folder_that_cannot_be_written(folder: Path) -> None:
     assert "give yourself the permission" in answer.stderr
 
 
+def test_a_python_that_is_too_old(tmp_path: Path) -> None:
+    """What `make` says where the only Python there is is not new enough."""
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\nexit 1\n", encoding="ascii")
+    old.chmod(0o755)
+    answer = subprocess.run(
+        [ROOT / ".ci" / "venv", tmp_path / "venv"],
+        env={"PATH": os.environ["PATH"], "PYTHON": str(old)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "Parley needs Python 3.11 or newer" in answer.stderr
+    assert not (tmp_path / "venv").exists()
+
+
 def test_the_oldest_python_is_said_by_the_packages() -> None:
     """pip refuses an older Python by itself, with the version that is needed."""
-    import tomllib
-
-    root = Path(__file__).parents[2]
     for file in ("pyproject.toml", "clients/python/pyproject.toml"):
-        project = tomllib.loads((root / file).read_text(encoding="utf-8"))["project"]
+        project = tomllib.loads((ROOT / file).read_text(encoding="utf-8"))["project"]
         assert project["requires-python"] == ">=3.11"
     assert sys.version_info >= (3, 11)
