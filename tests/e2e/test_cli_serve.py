@@ -115,9 +115,9 @@ def test_a_conversation_of_somebody_else_is_not_shown(project: Path) -> None:
         bob = as_user(project, server.url, "--user", "bob", "--tenant", "acme")
         assert parley(*arguments, cwd=project, env=ann, says="hi\n").returncode == 0
         refused = parley(*arguments, cwd=project, env=bob, says="hi\n")
-        assert refused.returncode == 4
+        assert refused.returncode == 1
         assert refused.stdout == ""
-        assert "Traceback" not in refused.stderr
+        assert refused.stderr == "parley: There is no such conversation.\n"
 
 
 def test_a_token_that_is_not_taken_ends_a_chat(project: Path) -> None:

@@ -20,6 +20,7 @@ TUESDAY = "2031-05-20"
 WEDNESDAY = "2031-05-21"
 SATURDAY = "2031-05-24"
 SAID = re.compile(r"^> (.*)$")
+BUTTON = re.compile(r"  (\[|[0-9]+\) )")
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def transcript(page: Path) -> Iterator[tuple[str, list[str]]]:
             if said:
                 yield said, answers
             said, answers = match[1], []
-        elif not line.startswith("  ["):
+        elif not BUTTON.match(line):
             answers.append(line)
     yield said, answers
 
