@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rich_click as click
 
+from server.cli.colours import flow_problem
 from server.cli.errors import FAILED, OK, USAGE, CliError
 from server.cli.project import FLOW_ENDINGS, Project, shown
 from server.settings import TOML_NAME
@@ -40,7 +41,7 @@ def check(paths: tuple[Path, ...], strict: bool, as_json: bool) -> int:
         click.echo(json.dumps(report))
     else:
         for problem in problems:
-            click.echo(str(problem))
+            click.echo(flow_problem(str(problem)))
         click.echo(_summary(files, errors, len(problems) - errors), err=True)
     return FAILED if errors else OK
 

@@ -53,7 +53,7 @@ def _setting(written: str) -> str:
 def _show(origins: Mapping[str, Origin]) -> Iterator[str]:
     width = max(map(len, origins))
     for name, origin in origins.items():
-        yield f"{name:<{width}}  {origin.value}".rstrip()
+        yield f"{click.style(f'{name:<{width}}', fg='cyan')}  {origin.value}".rstrip()
 
 
 def _explain(origins: Mapping[str, Origin]) -> Iterator[str]:

@@ -12,15 +12,14 @@ from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import rich_click as click
 
+from server.cli.colours import Level, mark
 from server.cli.errors import FAILED, OK
 from server.cli.project import Project, shown
 from server.settings import Settings, SettingsInvalid, without_credentials
-
-Level = Literal["ok", "warning", "problem"]
 
 OLDEST_PYTHON: Final = (3, 11)
 LEAST_FREE_BYTES: Final = 1024**3
@@ -99,9 +98,8 @@ def _new_state(project: Project) -> Finding:
 
 
 def _line(finding: Finding) -> str:
-    mark = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}[finding.level]
     fix = f"\n           -> {finding.fix}" if finding.fix else ""
-    return f"{mark}  {finding.subject}: {finding.message}{fix}"
+    return f"{mark(finding.level)}  {finding.subject}: {finding.message}{fix}"
 
 
 def _python() -> Finding:

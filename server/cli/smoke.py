@@ -17,6 +17,7 @@ import rich_click as click
 
 from protocol.frames import SUBPROTOCOL
 from server.cli.access import access_to, with_access
+from server.cli.colours import Level, mark
 from server.cli.errors import FAILED, OK, UNREACHABLE, USAGE, CliError
 from server.cli.project import Project
 
@@ -72,9 +73,9 @@ def smoke(
         click.echo(json.dumps([asdict(result) for result in results]))
     else:
         for result in results:
-            mark = "ok     " if result.problem is None else "PROBLEM"
+            level: Level = "ok" if result.problem is None else "problem"
             told = f": {result.problem}" if result.problem else ""
-            click.echo(f"{mark}  {result.milliseconds:>5} ms  {result.step}{told}")
+            click.echo(f"{mark(level)}  {result.milliseconds:>5} ms  {result.step}{told}")
     if results[0].problem is not None:
         return UNREACHABLE
     return FAILED if any(result.problem for result in results) else OK

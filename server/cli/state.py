@@ -35,7 +35,8 @@ def state(
 
 def _lines(state: "State") -> list[str]:
     flow = f" of {state.flow_id} (version {state.flow_version})" if state.flow_id else ""
-    lines = [f"{state.status} at {state.current_state}{flow}, offset {state.offset}, user {state.user_id}"]
+    where = click.style(f"{state.status} at {state.current_state}", bold=True)
+    lines = [f"{where}{flow}, offset {state.offset}, user {state.user_id}"]
     for title, values in (("slots", state.slots), ("variables", state.variables)):
         lines += [f"  {title}.{name} = {json.dumps(value)}" for name, value in values.items()]
     for pending in state.pending:
