@@ -7,13 +7,13 @@ raises ``StepFailure``, which fails the step, never the commit.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
 
 from server.engine.flow.model import Flow
+from server.engine.flow.zones import zone_of
 from server.engine.inputs import Flows
 from server.engine.schedule import Claimant, earliest
 from server.engine.views import iso, pending_view
@@ -223,11 +223,7 @@ class Draft:
 
     def local_time(self) -> datetime:
         """The time in the conversation's time zone (UTC where it has none or an unknown one)."""
-        try:
-            zone = ZoneInfo(self.before.timezone) if self.before.timezone else UTC
-        except (ZoneInfoNotFoundError, ValueError):
-            zone = UTC
-        return datetime.fromtimestamp(self.now / 1000, zone)
+        return datetime.fromtimestamp(self.now / 1000, zone_of(self.before.timezone))
 
     # --- events -----------------------------------------------------------------------------------
 
