@@ -37,7 +37,7 @@ export class Mirror {
     if (type === "turn.completed" || type === "turn.failed") state.current_state = data.current_state;
     else if (type === "slots.updated") state.slots = merged(state.slots, data.slots);
     else if (type === "variables.updated") state.variables = merged(state.variables, data.variables);
-    else if (type.startsWith("execution.")) this.#foldExecution(data, step);
+    else if (type.startsWith("execution.")) this.#foldExecution(type, data, step);
     else if (type === "clarification.requested" || type === "acceptance.requested") this.pending.set(data.pending_id, data);
     else if (type === "pending.resolved" || type === "pending.expired") this.pending.delete(data.pending_id);
     else if (type === "conversation.reset") {
@@ -57,7 +57,9 @@ export class Mirror {
     return Math.max(0, Date.parse(deadline) - Date.now() - (this.ahead ?? 0));
   }
 
-  #foldExecution({ status, flow_id, flow_version, pending }, step) {
+  #foldExecution(type, { status, flow_id, flow_version, pending }, step) {
+    const goesOver = this.state.flow_id !== flow_id || this.state.flow_version !== flow_version;
+    if (type === "execution.started" || goesOver) this.state.variables = {}; // each flow begins with its own
     Object.assign(this.state, { status, flow_id, flow_version });
     if (status.startsWith("waiting_") && step) this.state.current_state = step; // no turn may end here: a timer's run
     if (ENDED.has(status)) {

@@ -296,8 +296,9 @@ class AsyncParley:
     ) -> AsyncIterator[InboxItem]:
         """Iterate over what waits for a person in the whole tenant: ``async for item in parley.inbox()``.
 
+        Who may decide nothing for others finds it empty.
+
         Raises:
-            PermissionDenied: this principal decides nothing for others.
             ParleyError: as ``start``.
         """
         async for record in pages(self._rest, "/inbox", "items", {"limit": page_size}, timeout):

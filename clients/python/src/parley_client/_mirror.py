@@ -93,7 +93,7 @@ class Mirror:
         elif kind == "variables.updated":
             state["variables"] = _merged(state.get("variables"), data.get("variables"))
         elif kind.startswith("execution."):
-            self._fold_execution(state, data)
+            self._fold_execution(state, event, data)
         elif kind in ("clarification.requested", "acceptance.requested"):
             self._pending[str(data.get("pending_id"))] = data
         elif kind in ("pending.resolved", "pending.expired"):
@@ -106,9 +106,18 @@ class Mirror:
             self._messages.pop(str(data.get("message_id")), None)
             self._typed = None
 
-    def _fold_execution(self, state: dict[str, Json], data: Mapping[str, Json]) -> None:
-        status = data.get("status")
-        state.update(status=status, flow_id=data.get("flow_id"), flow_version=data.get("flow_version"))
+    def _fold_execution(
+        self, state: dict[str, Json], event: Mapping[str, Json], data: Mapping[str, Json]
+    ) -> None:
+        status = str(data.get("status"))
+        flow = {name: data.get(name) for name in ("flow_id", "flow_version")}
+        if event.get("type") == "execution.started":
+            state.update(variables={}, completed_steps=[])
+        elif any(state.get(name) != value for name, value in flow.items()):
+            state["variables"] = {}  # it went over to another flow
+        state.update(flow, status=status)
+        if status.startswith("waiting_") and event.get("step_id"):
+            state["current_state"] = event["step_id"]  # no turn may end here: a timer's run
         if status in _ENDED:
             state["current_state"] = "idle"
             self._pending.clear()

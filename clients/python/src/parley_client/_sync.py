@@ -781,8 +781,9 @@ class Parley:
     def inbox(self, *, page_size: int = 50, timeout: float | None = REQUEST_TIMEOUT_S) -> Iterator[InboxItem]:
         """Iterate over what waits for a person in the whole tenant: ``for item in parley.inbox()``.
 
+        Who may decide nothing for others finds it empty.
+
         Raises:
-            PermissionDenied: this principal decides nothing for others.
             ParleyError: as ``start``.
         """
         return self._portal.iterate(lambda: self._inner.inbox(page_size=page_size, timeout=timeout))
