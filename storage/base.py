@@ -11,7 +11,7 @@ nothing is known to have happened (see ``CommitUnknown`` for the one case that n
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
 from storage.models import Conversation, EventBatch, Flow, FlowVersion, InboxEntry, TimeMs
@@ -40,6 +40,10 @@ class StoreLocked(StorageError):  # noqa: N818
 
 class StoreTooNew(StorageError):  # noqa: N818
     """The store was written by a newer Parley than this one; nothing was changed."""
+
+
+class BusRefused(StorageError):  # noqa: N818
+    """The bus is there and will never serve us as things are. The message says what to change."""
 
 
 class CommitOutcome(Enum):
@@ -315,27 +319,169 @@ class BusMessage:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class BusHealth:
+    """Whether an instance hears the others now, since when (Unix milliseconds), and if not, why not.
+
+    ``reason`` is a sentence for operators without addresses or secrets; None where ``up``.
+    """
+
+    up: bool
+    reason: str | None
+    since_ms: TimeMs
+
+
 class EventBus(Protocol):
     """Fan-out between instances: at most once, unordered in general, lossy by contract.
 
-    What a bus loses is healed from the store; so no method reports delivery, and ``publish`` never
-    raises for a bus that is away.
+    What a bus loses is healed from the store; so no method reports delivery, and none raises or waits
+    for a bus that is away: it is looked for in the background, and ``health`` tells.
     """
 
-    async def open(self) -> None:
-        """Connect. Raises StoreUnavailable."""
+    @property
+    def networked(self) -> bool:
+        """Whether it reaches other processes."""
+
+    async def open(self, restored: Callable[[], None] | None = None) -> None:
+        """Connect, or go on trying in the background.
+
+        ``restored`` is called whenever the bus is back after having been away (also where it was away at
+        the start) and every subscription stands again. What was published meanwhile is lost: read the store.
+
+        Raises:
+            BusRefused: waiting would not help: the credentials are wrong, the server is too old.
+        """
 
     async def close(self) -> None:
-        """Release everything. Idempotent."""
+        """Release everything; what waits to be sent gets a moment. Idempotent."""
+
+    def health(self) -> BusHealth:
+        """Return how the bus is doing; costs nothing."""
 
     def publish(self, channel: str, payload: bytes) -> None:
-        """Send to all other subscribers of ``channel``; returns at once."""
+        """Send to all other subscribers of ``channel``; returns at once, never raises.
+
+        What waits to be sent is bounded; when it is too much, the oldest is dropped.
+        """
 
     async def subscribe(self, channel: str, receive: Callable[[bytes], None]) -> None:
-        """Call ``receive`` with each payload; it must not block. One receiver a channel and instance."""
+        """Call ``receive`` with each payload of others; it must not block. One receiver a channel.
+
+        Returns once what others publish from here on is heard; with a bus that is away at once, and the
+        channel is heard from ``restored`` on.
+        """
 
     async def unsubscribe(self, channel: str) -> None:
         """Stop. Unknown channels are ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most ``limit`` in any ``period_ms``: a sliding window, exact to a sixtieth and never too generous.
+
+    ``name`` tells windows of one key apart and stands in its status: ``minute``, ``hour``, ``day``.
+    """
+
+    name: str
+    limit: int
+    period_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A token bucket: at most ``limit`` at once, ``refill`` more every ``period_ms``, evenly."""
+
+    name: str
+    limit: int
+    refill: int
+    period_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStatus:
+    """Where one window or bucket stands (``records.md``: window, limit, remaining, reset_at).
+
+    ``reset_at`` is the Unix millisecond at which all of ``limit`` is there again if nothing more is taken.
+    """
+
+    window: str
+    limit: int
+    remaining: int
+    reset_at: TimeMs
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether it was allowed; if not, after how many milliseconds it would be (0: allowed)."""
+
+    allowed: bool
+    retry_after_ms: int
+    windows: tuple[LimitStatus, ...]
+
+
+class Limiter(Protocol):
+    """How much a key may do, counted over all instances.
+
+    ``key`` names who and what (``process:acme:u1``); it is hashed where it leaves the process. The limits
+    of a key may change from call to call: what was taken under a name counts for that name. Never raises
+    for a service that is away: then each instance counts for itself until it is back.
+    """
+
+    async def take(self, key: str, limits: Sequence[Window | Bucket], cost: int = 1) -> Verdict:
+        """Take ``cost`` from all of ``limits``, or, if any has too little, from none: one atomic step.
+
+        A refusal takes nothing, so who asks again too early does not wait longer.
+        """
+
+    async def status(self, key: str, limits: Sequence[Window | Bucket]) -> tuple[LimitStatus, ...]:
+        """Return where ``limits`` stand, in their order, and take nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Somebody who is connected to a conversation, on how many sockets of all instances."""
+
+    user_id: str
+    connections: int
+
+
+class Presence(Protocol):
+    """Who is connected to which conversation, over all instances.
+
+    A hint for people, never a condition: it may be some seconds old, and an instance that died is
+    forgotten after ``PRESENCE_TTL_MS``. ``enter`` and ``leave`` return at once and never raise; what they
+    say is passed on in batches.
+    """
+
+    def enter(self, tenant_id: str, conversation_id: str, user_id: str) -> None:
+        """One more connection of ``user_id`` watches the conversation on this instance."""
+
+    def leave(self, tenant_id: str, conversation_id: str, user_id: str) -> None:
+        """One connection less."""
+
+    async def present(self, tenant_id: str, conversation_id: str) -> list[Present]:
+        """Return who is there, by user id; with a service that is away, those of this instance."""
+
+
+class Cache(Protocol):
+    """Bytes by key for a limited time, shared by all instances. Never a source of truth.
+
+    Whatever is here may be gone, or be missing on a service that is away: no method raises for that. Who
+    changes what a key tells deletes it; a reader may still see the old for a moment.
+    """
+
+    async def get(self, key: str) -> bytes | None:
+        """Return what was set, or None."""
+
+    async def set(self, key: str, value: bytes, ttl_ms: int) -> None:
+        """Keep ``value`` for at most ``ttl_ms``."""
+
+    async def delete(self, *keys: str) -> None:
+        """Forget what these keys tell."""
+
+
+PRESENCE_TTL_MS: Final = 30_000
+"""After how long an instance that says nothing any more is not counted as connected to anybody."""
 
 
 class Clock(Protocol):
@@ -349,7 +495,12 @@ class Clock(Protocol):
 
 
 __all__ = [
+    "PRESENCE_TTL_MS",
+    "Bucket",
+    "BusHealth",
     "BusMessage",
+    "BusRefused",
+    "Cache",
     "Clock",
     "Commit",
     "CommitOutcome",
@@ -360,9 +511,15 @@ __all__ = [
     "Expected",
     "FlowStore",
     "KeyRecord",
+    "LimitStatus",
+    "Limiter",
+    "Presence",
+    "Present",
     "StorageError",
     "Store",
     "StoreLocked",
     "StoreTooNew",
     "StoreUnavailable",
+    "Verdict",
+    "Window",
 ]

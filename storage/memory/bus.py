@@ -1,7 +1,11 @@
 """The in-process bus: what one instance publishes, the others of this process hear."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from typing import Final
+
+from storage.base import BusHealth
 
 
 class BusHub:
@@ -19,13 +23,20 @@ class MemoryBus:
     never re-enters the publisher.
     """
 
+    networked: Final = False
+
     def __init__(self, hub: BusHub | None = None) -> None:
         self._hub = hub or BusHub()
         self._closed = False
+        self._health = BusHealth(up=True, reason=None, since_ms=time.time_ns() // 1_000_000)
 
-    async def open(self) -> None:
-        """See ``EventBus.open``."""
+    async def open(self, restored: Callable[[], None] | None = None) -> None:
+        """See ``EventBus.open``; it is never away."""
         self._closed = False
+
+    def health(self) -> BusHealth:
+        """See ``EventBus.health``."""
+        return self._health
 
     async def close(self) -> None:
         """See ``EventBus.close``."""
