@@ -8,13 +8,22 @@ Every method may raise ``StoreUnavailable``: the store cannot be reached, is ful
 nothing is known to have happened (see ``CommitUnknown`` for the one case that needs more care).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
 from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
-from storage.models import Conversation, EventBatch, Flow, FlowVersion, InboxEntry, TimeMs
+from storage.models import (
+    ApiKey,
+    Conversation,
+    EventBatch,
+    Flow,
+    FlowVersion,
+    InboxEntry,
+    KeyPlace,
+    TimeMs,
+)
 from storage.record import record
 
 
@@ -307,7 +316,54 @@ class FlowStore(Protocol):
         """
 
 
-class Store(ConversationStore, FlowStore, Protocol):
+class AccountStore(Protocol):
+    """Keys of tenants.
+
+    A key is what tells the tenant, so it is found by its hash alone, and so are the pages that keys name;
+    whatever else is asked names the tenant.
+    """
+
+    async def create_api_key(self, key: ApiKey) -> bool:
+        """Insert a key. False: its id or its hash is taken, and nothing has changed."""
+
+    async def api_key_by_hash(self, sha256: str) -> ApiKey | None:
+        """Return the key of this hash, or None: one indexed read, however many keys there are."""
+
+    async def api_keys_by_id(self, ids: Sequence[tuple[str, str]]) -> dict[tuple[str, str], ApiKey]:
+        """Return the key of each (tenant, key id) that exists, in one read."""
+
+    async def api_keys(
+        self, tenant_id: str, *, after: KeyPlace | None = None, limit: int = 50
+    ) -> list[ApiKey]:
+        """Return up to ``limit`` of a tenant's keys behind ``after``, the newest first, revoked ones too.
+
+        By ``created_at`` and ``key_id``, both descending; served by an index.
+        """
+
+    async def change_api_key(self, before: ApiKey, after: ApiKey) -> bool:
+        """Replace a key, if ``sha256``, ``is_active`` and ``origins`` are still those of ``before``.
+
+        ``tenant_id``, ``key_id``, ``prefix`` and ``created_*`` stay, and so does ``last_used_at`` as it is
+        stored. False: it has changed meanwhile, or is not there.
+
+        Raises:
+            StorageError: another key has the hash.
+        """
+
+    async def touch_api_keys(self, used: Mapping[tuple[str, str], TimeMs]) -> None:
+        """Note when the keys of these (tenant, key id) were used last; a time never goes back."""
+
+    async def has_origin(self, patterns: Sequence[str], now: TimeMs, *, tenant_id: str | None = None) -> bool:
+        """Tell whether a ``pk_`` key that works now has one of these as an origin: one indexed read.
+
+        Args:
+            patterns: origins and patterns, as keys hold them.
+            now: keys that have ended by then do not count.
+            tenant_id: only this tenant's keys; None: anybody's.
+        """
+
+
+class Store(ConversationStore, FlowStore, AccountStore, Protocol):
     """What one adapter offers whole."""
 
 
@@ -496,6 +552,7 @@ class Clock(Protocol):
 
 __all__ = [
     "PRESENCE_TTL_MS",
+    "AccountStore",
     "Bucket",
     "BusHealth",
     "BusMessage",

@@ -9,7 +9,7 @@ The field names are those of the API.
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from storage.record import record
 
@@ -368,3 +368,41 @@ class Flow:
     created_at: TimeMs = 0
     updated_at: TimeMs = 0
     published_at: TimeMs | None = None
+
+
+@record(frozen=True, slots=True)
+class ApiKey:
+    """A key of a tenant. Its text is shown once, when it is made; what is kept is the SHA-256 of that.
+
+    ``prefix`` says what it is for: ``pk_`` stands in pages and makes visitors, from ``origins`` only. The
+    origins are in the normal form (lower case, no default port), each once. ``expires_at`` None: no end.
+    """
+
+    key_id: str
+    tenant_id: str
+    prefix: Literal["pk_", "sk_"]
+    sha256: str
+    name: str
+    description: str = ""
+    user_id: str | None = None
+    role: str = "visitor"
+    scopes: tuple[str, ...] = ()
+    tier: str = "standard"
+    rate_limit_per_minute: int | None = None
+    origins: tuple[str, ...] = ()
+    expires_at: TimeMs | None = None
+    is_active: bool = True
+    created_by: str | None = None
+    created_at: TimeMs = 0
+    last_used_at: TimeMs | None = None
+
+    def works_at(self, now: TimeMs) -> bool:
+        """Tell whether the key is good at a time."""
+        return self.is_active and (self.expires_at is None or now < self.expires_at)
+
+
+class KeyPlace(NamedTuple):
+    """A place in the list of a tenant's keys: behind the one that is named."""
+
+    created_at: TimeMs
+    key_id: str

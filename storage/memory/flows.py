@@ -12,6 +12,7 @@ class MemoryFlows:
     now: Callable[[], TimeMs]
 
     def __init__(self) -> None:
+        super().__init__()
         self._heads: dict[tuple[str, str], Flow] = {}
         self._versions: dict[tuple[str, str, int], FlowVersion] = {}
 

@@ -12,6 +12,7 @@ from operator import attrgetter
 from storage.base import Commit, CommitOutcome, Due, KeyRecord, StorageError, StoreUnavailable
 from storage.clock import SteadyClock
 from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
+from storage.memory.accounts import MemoryAccounts
 from storage.memory.flows import MemoryFlows
 from storage.memory.listing import MemoryListing
 from storage.models import Conversation, EventBatch, InboxEntry, Lease, TimeMs
@@ -72,7 +73,7 @@ class EventLog:
         return reversed(self._epochs.get(epoch, []))
 
 
-class MemoryStore(MemoryFlows):
+class MemoryStore(MemoryFlows, MemoryAccounts):
     """A complete ``Store`` in memory, for tests and for trying things out.
 
     Args:

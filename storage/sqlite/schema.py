@@ -148,7 +148,41 @@ ON CONFLICT DO NOTHING
 """
 """Conversations are listed beside executions: those without one were in no list."""
 
-MIGRATIONS: Final[Sequence[str]] = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4: Final = """
+CREATE TABLE api_keys (
+    tenant_id             TEXT NOT NULL,
+    key_id                TEXT NOT NULL,
+    prefix                TEXT NOT NULL,
+    sha256                TEXT NOT NULL,
+    name                  TEXT NOT NULL,
+    description           TEXT NOT NULL,
+    user_id               TEXT,
+    role                  TEXT NOT NULL,
+    scopes                TEXT NOT NULL,
+    tier                  TEXT NOT NULL,
+    rate_limit_per_minute INTEGER,
+    origins               TEXT NOT NULL,
+    expires_at            INTEGER,
+    is_active             INTEGER NOT NULL,
+    created_by            TEXT,
+    created_at            INTEGER NOT NULL,
+    last_used_at          INTEGER,
+    PRIMARY KEY (tenant_id, key_id)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX api_keys_hash ON api_keys (sha256);
+CREATE INDEX api_keys_time ON api_keys (tenant_id, created_at, key_id);
+
+CREATE TABLE api_key_origins (
+    origin    TEXT NOT NULL,
+    tenant_id TEXT NOT NULL,
+    key_id    TEXT NOT NULL,
+    PRIMARY KEY (origin, tenant_id, key_id)
+) WITHOUT ROWID;
+CREATE INDEX api_key_origins_key ON api_key_origins (tenant_id, key_id)
+"""
+"""Keys of tenants, and the pages that they are for."""
+
+MIGRATIONS: Final[Sequence[str]] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> None:

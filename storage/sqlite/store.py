@@ -1,16 +1,25 @@
 """``SqliteStore``: the ports over one writer thread, a few reader threads and a file lock."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from storage.base import Commit, CommitOutcome, Due, KeyRecord, StoreUnavailable
 from storage.clock import SteadyClock
 from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
-from storage.models import Conversation, EventBatch, Flow, FlowVersion, InboxEntry, TimeMs
+from storage.models import (
+    ApiKey,
+    Conversation,
+    EventBatch,
+    Flow,
+    FlowVersion,
+    InboxEntry,
+    KeyPlace,
+    TimeMs,
+)
 from storage.rules import check_commit
-from storage.sqlite import flows, queries, writes
+from storage.sqlite import accounts, flows, queries, writes
 from storage.sqlite.connection import Database
 from storage.sqlite.lock import FileLock
 from storage.sqlite.reader import Readers
@@ -282,3 +291,35 @@ class SqliteStore:
     async def archive_flow(self, tenant_id: str, flow_id: str) -> bool:
         """See ``FlowStore.archive_flow``."""
         return bool(await self._write(flows.archive_flow, tenant_id, flow_id, self.now()))
+
+    # -- accounts -----------------------------------------------------------------------------
+
+    async def create_api_key(self, key: ApiKey) -> bool:
+        """See ``AccountStore.create_api_key``."""
+        return bool(await self._write(accounts.create, key))
+
+    async def api_key_by_hash(self, sha256: str) -> ApiKey | None:
+        """See ``AccountStore.api_key_by_hash``. The index ``api_keys_hash``."""
+        return await self._readers.read(accounts.by_hash, sha256)
+
+    async def api_keys_by_id(self, ids: Sequence[tuple[str, str]]) -> dict[tuple[str, str], ApiKey]:
+        """See ``AccountStore.api_keys_by_id``."""
+        return await self._readers.read(accounts.by_id, ids)
+
+    async def api_keys(
+        self, tenant_id: str, *, after: KeyPlace | None = None, limit: int = 50
+    ) -> list[ApiKey]:
+        """See ``AccountStore.api_keys``. The index ``api_keys_time``."""
+        return await self._readers.read(accounts.page, tenant_id, after, limit)
+
+    async def change_api_key(self, before: ApiKey, after: ApiKey) -> bool:
+        """See ``AccountStore.change_api_key``."""
+        return bool(await self._write(accounts.change, before, after))
+
+    async def touch_api_keys(self, used: Mapping[tuple[str, str], TimeMs]) -> None:
+        """See ``AccountStore.touch_api_keys``."""
+        await self._write(accounts.touch, used)
+
+    async def has_origin(self, patterns: Sequence[str], now: TimeMs, *, tenant_id: str | None = None) -> bool:
+        """See ``AccountStore.has_origin``. The primary key of ``api_key_origins``."""
+        return await self._readers.read(accounts.has_origin, patterns, now, tenant_id)

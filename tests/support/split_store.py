@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from storage.base import Commit, CommitOutcome, Due, KeyRecord, StorageError, StoreUnavailable
 from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
+from storage.memory.accounts import MemoryAccounts
 from storage.memory.flows import MemoryFlows
 from storage.memory.listing import MemoryListing
 from storage.models import COMMIT_MAX_BYTES, Conversation, EventBatch, InboxEntry, Lease, TimeMs
@@ -62,7 +63,7 @@ async def _never(place: str) -> None:
     return
 
 
-class SplitStore(MemoryFlows):
+class SplitStore(MemoryFlows, MemoryAccounts):
     """See the module. Not exclusive: opening it voids no leases."""
 
     detects_duplicates = False
