@@ -243,7 +243,7 @@ class Engine:
             try:
                 accepted = await self._try(key, record, is_fresh, command, principal)
             except Refused as refused:
-                too_late = refused.code is ErrorCode.PENDING_EXPIRED
+                too_late = refused.code is ErrorCode.PENDING_EXPIRED and refused.details is None
                 if is_fresh and not (too_late and await self._close_overdue(key, record)):
                     raise
                 accepted = None
@@ -301,15 +301,15 @@ class Engine:
         )
 
     async def _close_overdue(self, key: Key, record: Conversation | None) -> bool:
-        """Commit that a request's time is up before anybody is told so; False: that is committed.
+        """Commit that a request's time is up before anybody is told so; True: look again.
 
         Else somebody who comes later might decide it yet: at an instance whose clock is behind, or after the
-        clock was set back.
+        clock was set back. Where that has happened already, it is not too late any more.
         """
         execution = record.execution if record is not None else None
         now = self._clock.now()
         if record is None or execution is None or not any(is_due(p, now) for p in execution.pending):
-            return False
+            return True
         reduction = self._reduce(key, record, Wake())
         if reduction is not None:
             await self._commit(key, record, reduction)
