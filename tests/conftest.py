@@ -46,6 +46,7 @@ PROGRAMS = {
     "redis": Program(_any_of("redis-server"), "install redis-server (apt-get install redis-server)"),
     "nginx": Program(_any_of("nginx"), "install nginx (apt-get install nginx-light)"),
     "browser": Program(_any_of("chromium", "chromium-browser"), "install chromium (apt-get install it)"),
+    "kubectl": Program(_any_of("kubectl"), "install kubectl; nothing is applied, it only builds"),
     "mongo": Program(
         lambda: bool(os.environ.get("PARLEY_TEST_MONGO_URL")),
         "set PARLEY_TEST_MONGO_URL to a MongoDB replica set",

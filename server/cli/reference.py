@@ -1,6 +1,6 @@
-"""The reference pages of settings and commands, made from what they are.
+"""The reference pages of settings and commands, and ``.env.example``, made from what they are.
 
-``python -m server.cli.reference`` writes both into ``docs/reference``; a test tells whether they are current.
+``python -m server.cli.reference`` writes them; a test tells whether they are current.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,8 @@ from server.cli.errors import EXIT_CODES
 from server.cli.group import COMMANDS, command
 from server.settings import CLIENT_NAMES, DOTENV_NAME, PREFIX, TEST_PREFIX, TOML_NAME, Settings, expects
 
-FOLDER: Final = Path(__file__).parents[2] / "docs" / "reference"
+ROOT: Final = Path(__file__).parents[2]
+FOLDER: Final = ROOT / "docs" / "reference"
 
 _CLIENT_NAMES: Final = " and ".join(f"`{name}`" for name in sorted(CLIENT_NAMES))
 
@@ -42,6 +43,19 @@ A SQLite or memory store serves exactly one instance, so it is refused together 
 
 | setting | default | it must be | what it is |
 |---|---|---|---|
+"""
+
+_ENV_INTRO: Final = f"""\
+# Copy this to .env, for docker-compose.yml or for a project's own folder, and keep that from others' eyes.
+# Written by `python -m server.cli.reference`. What is commented out shows the default of `parley serve`;
+# docker-compose.yml has its own for HOST, PORT, STORE, BUS and TRUSTED_PROXIES.
+
+# Required. Signs and verifies tokens: at least 32 bytes; `openssl rand -hex 32` makes one.
+{PREFIX}JWT_SECRET=
+
+# For docker-compose.yml only: the port of the balancer, and the project that is served.
+#PUBLIC_PORT=8080
+#PROJECT=./examples/booking
 """
 
 _CLI_INTRO: Final = """\
@@ -75,9 +89,22 @@ def cli_page() -> str:
     return _CLI_INTRO + codes + "".join(_command_section(name) for name in COMMANDS)
 
 
+def env_example() -> str:
+    """Return ``.env.example``: every setting with its default, commented out."""
+    return _ENV_INTRO + "".join(
+        f"\n# {field.description}\n#{PREFIX}{name.upper()}={_default(field.get_default()).strip('`')}\n"
+        for name, field in Settings.model_fields.items()
+        if name != "jwt_secret"
+    )
+
+
 def pages() -> Mapping[Path, str]:
     """Return the pages by their files."""
-    return {FOLDER / "settings.md": settings_page(), FOLDER / "cli.md": cli_page()}
+    return {
+        FOLDER / "settings.md": settings_page(),
+        FOLDER / "cli.md": cli_page(),
+        ROOT / ".env.example": env_example(),
+    }
 
 
 def _default(value: Any) -> str:

@@ -81,6 +81,9 @@ class Gateway:
         if scope["path"] != PATH:
             _refuse_path(wire)
             return
+        if self.draining:
+            _refuse_for_now(wire)
+            return
         refusal = self._refusal(scope)
         bearer = _bearer(scope["headers"])
         offered = SUBPROTOCOL in scope["subprotocols"]
@@ -102,8 +105,6 @@ class Gateway:
             connection.end()
 
     def _refusal(self, scope: Scope) -> ConnectionClosing | None:
-        if self.draining:
-            return ConnectionClosing(CloseCode.SHUTDOWN, "shutting down")
         origins = [value for name, value in scope["headers"] if name == b"origin"]
         if len(origins) > 1 or (origins and not self._origins.allows(origins[0].decode("latin-1"))):
             return ConnectionClosing(
@@ -305,6 +306,20 @@ def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return value[7:].strip().decode("latin-1")
     return None
+
+
+def _refuse_for_now(wire: WebSocketWire) -> None:
+    """A draining server takes no socket, and says so by a status that a load balancer understands.
+
+    It passes the handshake on to another instance, and the client notices nothing. Accepted and then closed
+    4001, every newcomer would be led here again: the draining instance has the fewest connections of all.
+    """
+    refused = Refused(
+        ErrorCode.OVERLOADED, "This server shuts down.", retry_after_ms=1000, suggestion="Connect again."
+    )
+    wire.reject(
+        HTTPStatus.SERVICE_UNAVAILABLE, orjson.dumps({"error": refused.to_wire(), "request_id": None})
+    )
 
 
 def _refuse_path(wire: WebSocketWire) -> None:

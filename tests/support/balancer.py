@@ -1,0 +1,72 @@
+"""A real nginx with the project's own configuration, as a plain process before instances of a test's."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.server import ROOT, RemoteServer, free_port
+
+CONFIGURATION = ROOT / "deploy/nginx/nginx.conf"
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+
+
+@dataclass
+class Balancer(RemoteServer):
+    """nginx, reached like a server. ``log`` has a JSON line a request, and what nginx complains of."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+
+@contextlib.contextmanager
+def balancer(folder: Path, addresses: Sequence[tuple[str, int]]) -> Iterator[Balancer]:
+    """Run nginx before instances at these addresses until the block ends.
+
+    The file is the project's own, linked to; beside it, in ``folder``, are those that differ from place to
+    place.
+    """
+    assert NGINX is not None
+    place = folder / "nginx"
+    place.mkdir()
+    (place / "nginx.conf").symlink_to(CONFIGURATION)
+    port = free_port()
+    (place / "listen.conf").write_text(f"listen 127.0.0.1:{port};\n")
+    lines = [f"server {host}:{port_} max_fails=1 fail_timeout=2s;\n" for host, port_ in addresses]
+    (place / "instances.conf").write_text("".join(lines))
+    log = place / "nginx.log"
+    # Root's workers would give root up, and with it the way into a temporary folder.
+    user = "user root; " if os.getuid() == 0 else ""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [NGINX, "-p", str(place), "-c", str(place / "nginx.conf"), "-g", f"{user}daemon off;"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+    running = Balancer(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait_until_it_listens(running)
+        yield running
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+def _wait_until_it_listens(running: Balancer) -> None:
+    end = time.monotonic() + 10
+    while time.monotonic() < end and running.process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(running.address, timeout=1):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"nginx does not listen:\n{running.text}")
