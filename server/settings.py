@@ -183,8 +183,8 @@ class Settings(BaseModel):
         str,
         _matching(_BUS),
         _about(
-            "How instances tell each other what happened; `memory:` serves one. Redis comes later.",
-            "memory: or module:factory",
+            "How instances tell each other what happened, and what they count; `memory:` serves one.",
+            "memory:, redis://HOST, rediss://HOST (TLS) or module:factory",
         ),
     ] = "memory:"
     mongo_driver: Annotated[

@@ -3,6 +3,7 @@
 | URL | what |
 |---|---|
 | ``sqlite:parley.db``, ``sqlite:/var/lib/parley.db`` | the embedded store in this file |
+| ``redis://HOST``, ``rediss://HOST`` | the bus over Redis, with TLS where it has two s |
 | ``memory:`` | everything is gone when the process ends; as a bus: in this process only |
 | ``module:factory``, ``module.factory`` | what ``factory(clock=...)`` returns, for a bus ``factory()`` |
 
@@ -20,11 +21,9 @@ from storage.models import TimeMs
 LATER: Final = {
     "mongodb": "MongoDB comes with a later release; until then set PARLEY_STORE=sqlite:parley.db",
     "mongodb+srv": "MongoDB comes with a later release; until then set PARLEY_STORE=sqlite:parley.db",
-    "redis": "Redis comes with a later release; until then set PARLEY_BUS=memory: and run one server",
-    "rediss": "Redis comes with a later release; until then set PARLEY_BUS=memory: and run one server",
 }
 STORE_FORMS: Final = "sqlite:PATH, memory: or module:factory"
-BUS_FORMS: Final = "memory: or module:factory"
+BUS_FORMS: Final = "memory:, redis://HOST, rediss://HOST (TLS) or module:factory"
 
 
 class StorageUrlInvalid(StorageError):  # noqa: N818 - reads as what happened
@@ -47,9 +46,12 @@ def open_store(url: str, clock: Callable[[], TimeMs] | None = None) -> Store:
 def open_bus(url: str) -> EventBus:
     """Return the bus of a URL, not yet opened. Raises StorageUrlInvalid."""
     scheme, _, rest = url.strip().partition(":")
-    if scheme.lower() == "memory":
-        _expect_nothing(url, rest)
-        return MemoryBus()
+    match scheme.lower():
+        case "memory":
+            _expect_nothing(url, rest)
+            return MemoryBus()
+        case "redis" | "rediss":
+            return _redis(url)
     return cast(EventBus, _factory(url, BUS_FORMS, "PARLEY_BUS")())
 
 
@@ -82,6 +84,15 @@ def _sqlite(path: str, clock: Callable[[], TimeMs] | None) -> Store:
             f"sqlite:{path} names no file: write sqlite:parley.db, or memory: to keep nothing"
         )
     return SqliteStore(path, clock=clock)
+
+
+def _redis(url: str) -> EventBus:
+    from storage.redis import Address, RedisBus
+
+    try:
+        return RedisBus(Address.parse(url))
+    except ValueError as error:
+        raise StorageUrlInvalid(f"PARLEY_BUS={_shown(url)} {error}") from error
 
 
 def _expect_nothing(url: str, rest: str) -> None:

@@ -10,6 +10,10 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.redis import redis_server, redis_url, shared_redis
+
+__all__ = ["redis_server", "redis_url", "shared_redis"]
+
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile(
     "ci",
@@ -43,7 +47,10 @@ def _any_of(*commands: str) -> Callable[[], bool]:
 
 PROGRAMS = {
     "strace": Program(_strace_works, "install strace (apt-get install strace) and allow ptrace"),
-    "redis": Program(_any_of("redis-server"), "install redis-server (apt-get install redis-server)"),
+    "redis": Program(
+        lambda: bool(os.environ.get("PARLEY_TEST_REDIS_URL") or shutil.which("redis-server")),
+        "install redis-server (apt-get install redis-server)",
+    ),
     "nginx": Program(_any_of("nginx"), "install nginx (apt-get install nginx-light)"),
     "browser": Program(_any_of("chromium", "chromium-browser"), "install chromium (apt-get install it)"),
     "kubectl": Program(_any_of("kubectl"), "install kubectl; nothing is applied, it only builds"),

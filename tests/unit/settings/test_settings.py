@@ -148,7 +148,7 @@ WRONG = [
     ("STORE", "postgres://x", "sqlite:FILE, memory: or"),
     ("STORE", "sqlite:", "sqlite:FILE"),
     ("STORE", "", "sqlite:FILE"),
-    ("BUS", "kafka://x", "memory: or module:factory"),
+    ("BUS", "kafka://x", "memory:, redis://HOST, rediss://HOST (TLS) or module:factory"),
     ("MONGO_DRIVER", "mongoengine", "pymongo or motor"),
     ("ACTIONS", "my-shop.calendar", "import paths"),
     ("ACTIONS", "a/b.py", "import paths"),

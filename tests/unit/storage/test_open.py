@@ -6,6 +6,7 @@ import pytest
 
 from storage.memory import MemoryBus, MemoryStore
 from storage.open import StorageUrlInvalid, check_pair, open_bus, open_store
+from storage.redis import RedisBus
 from storage.sqlite import SqliteStore
 
 
@@ -39,6 +40,8 @@ def test_a_factory_is_imported_and_called_with_the_clock(url: str) -> None:
 def test_a_bus_is_opened_likewise() -> None:
     assert isinstance(open_bus("memory:"), MemoryBus)
     assert isinstance(open_bus("storage.memory.bus:MemoryBus"), MemoryBus)
+    assert isinstance(open_bus("redis://:p@h:6380/1?prefix=x:"), RedisBus)
+    assert isinstance(open_bus("rediss://u:p@h"), RedisBus)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_a_bus_is_opened_likewise() -> None:
     [
         ("mongodb://u:secret@h/db", "PARLEY_STORE=sqlite:parley.db"),
         ("mongodb+srv://h/db", "later release"),
-        ("redis://h", "later release"),
+        ("redis://h", "is not known"),
         ("postgres://u:secret@h/db", "sqlite:PATH, memory: or module:factory"),
         ("sqlite:", "names no file"),
         ("sqlite::memory:", "memory:"),
@@ -73,8 +76,15 @@ def test_a_wrong_store_url_is_refused_with_what_would_be_right(url: str, said: s
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("redis://:secret@h", "PARLEY_BUS=memory:"),
-        ("rediss://h", "later release"),
+        ("redis://", "redis://[[USER]:PASSWORD@]HOST"),
+        ("redis://:secret@", "redis://[[USER]:PASSWORD@]HOST"),
+        ("redis://u:secret@h:port", "redis://[[USER]:PASSWORD@]HOST"),
+        ("redis://:secret@h/one", "by a number"),
+        ("redis://:secret@h/1?db=2", "by a number"),
+        ("redis://:secret@h?ssl_ca_certs=ca.pem", "rediss://"),
+        ("rediss://:secret@h?ssl_cert_reqs=perhaps", "required or none"),
+        ("rediss://:secret@h?ssl_keyfile=k.pem", "ssl_certfile"),
+        ("redis://:secret@h?timeout=secret", "known are"),
         ("sqlite:x", "cannot import"),
         ("memory:1", "nothing goes behind"),
         ("nats://u:secret@h", "PARLEY_BUS=nats://..."),

@@ -1,0 +1,9 @@
+"""The Redis adapters: the bus between instances, and what instances count and remember together.
+
+Redis is a hint here and never the truth: whatever it loses is healed from the store.
+"""
+
+from storage.redis.address import Address
+from storage.redis.bus import RedisBus
+
+__all__ = ["Address", "RedisBus"]

@@ -1,0 +1,269 @@
+"""The bus over Redis pub/sub."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import hiredis
+import structlog
+
+from storage.base import BusHealth, BusRefused
+from storage.redis.address import Address
+from storage.redis.cluster import Place, Servers
+from storage.redis.commands import Commands
+from storage.redis.link import Pace
+from storage.redis.listener import Listener, Receive, envelope
+from storage.redis.wire import Away
+
+CHECK_EVERY_S: Final = 1.0
+FAREWELL_S: Final = 1.0
+ACL: Final = "~parley:* &parley:* +@read +@write +@pubsub +@scripting +@connection +info +cluster|slots"
+
+_log = structlog.get_logger(__name__)
+
+
+def _ignore(payload: bytes) -> None:
+    """Take nothing: our own probe is known by its envelope."""
+
+
+class Node:
+    """What the bus has at one server: a connection for publishing, one for listening, and the probe.
+
+    A connection that TCP calls healthy may deliver nothing; so after some silence we publish to ourselves.
+    """
+
+    def __init__(self, commands: Commands, listener: Listener, probe: bytes, own: bytes) -> None:
+        self.commands = commands
+        self.listener = listener
+        self._probe = probe
+        self._own = own
+        self._pace = commands.pace
+        self._messages = 0
+        self._heard_at = 0.0
+        self._probed_at: float | None = None
+        listener.channels[probe] = _ignore
+
+    async def open(self) -> None:
+        """Connect both. Raises BusRefused."""
+        await self.commands.open()
+        await self.listener.open()
+        self._heard_at = asyncio.get_running_loop().time()
+        await self._try_out()
+
+    @property
+    def up(self) -> bool:
+        """Whether both connections work."""
+        return self.commands.up and self.listener.up
+
+    @property
+    def reason(self) -> str | None:
+        """Why one does not."""
+        return self.commands.reason or self.listener.reason
+
+    async def close(self) -> None:
+        """Send what waits, then disconnect."""
+        if self.commands.up:
+            await self.commands.flushed(FAREWELL_S)
+        await self.listener.close()
+        await self.commands.close()
+
+    def check(self, now: float) -> None:
+        """Let time pass: about once a second."""
+        self.commands.check(now)
+        self.listener.check(now)
+        if not self.listener.up or self.listener.messages != self._messages:
+            self._messages = self.listener.messages
+            self._heard_at, self._probed_at = now, None
+        elif self._probed_at is not None:
+            if now - self._probed_at >= self._pace.dead_after:
+                self._heard_at, self._probed_at = now, None
+                self.listener.rebuild("does not deliver what is published")
+        elif now - self._heard_at >= self._pace.probe_after and self.commands.up:
+            self._probed_at = now
+            self.commands.post(*self.publication(self._probe, self._own))
+
+    def publication(self, channel: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
+        """Return the command that publishes ``data``, envelope included."""
+        return (b"SPUBLISH" if self.commands.server.cluster else b"PUBLISH", channel, data)
+
+    async def _try_out(self) -> None:
+        """Publish once: an account that may not is found at the start, not by a silence."""
+        refused = self.listener.refused
+        try:
+            await self.commands.call(*self.publication(self._probe, self._own))
+        except Away:
+            return
+        except hiredis.ReplyError as error:
+            refused = str(error)
+        if refused is not None and refused.startswith("NOPERM"):
+            raise BusRefused(
+                f"Redis at {self.commands.host}:{self.commands.port} does not let this user publish and "
+                f"subscribe: give it what Parley needs, {ACL}"
+            )
+
+
+class RedisBus:
+    """An ``EventBus`` over Redis: one connection that publishes, one that listens (in a cluster, a node).
+
+    What is published in one turn of the event loop leaves in one write; what arrives is handed over as it
+    came, some at a time, without a task. Redis gives each instance its own messages back, too: they are
+    known by their envelope and dropped.
+
+    Args:
+        address: one server, or any node of a cluster; there, sharded pub/sub is used.
+        pace: how patient it is.
+        random_: for the jitter of reconnecting.
+    """
+
+    networked: Final = True
+
+    def __init__(
+        self, address: Address, *, pace: Pace | None = None, random_: random.Random | None = None
+    ) -> None:
+        self._address = address
+        self._pace = pace or Pace()
+        self._random = random_ or random.Random()  # noqa: S311 - jitter
+        self._prefix = address.prefix.encode()
+        self._own = envelope()
+        self._wanted: dict[bytes, Receive] = {}
+        self._servers: Servers[Node] = Servers(address, self._node, self._route)
+        self._restored: Callable[[], None] | None = None
+        self._opened = False
+        self._was_deaf = False
+        self._health = BusHealth(False, "Redis is not connected yet", _now_ms())
+        self._checks: asyncio.Task[None] | None = None
+        self._moves: set[asyncio.Task[None]] = set()
+
+    # --- EventBus ---------------------------------------------------------------------------------
+
+    async def open(self, restored: Callable[[], None] | None = None) -> None:
+        """See ``EventBus.open``."""
+        self._restored = restored
+        try:
+            await self._servers.open()
+        except BaseException:
+            await self._servers.close()
+            raise
+        self._opened = True
+        self._was_deaf = not all(node.listener.up for node in self._servers)
+        self._changed()
+        self._checks = asyncio.get_running_loop().create_task(self._check())
+
+    async def close(self) -> None:
+        """See ``EventBus.close``."""
+        self._opened = False
+        if self._checks is not None:
+            self._checks.cancel()
+            await asyncio.gather(self._checks, *self._moves, return_exceptions=True)
+            self._checks = None
+        await self._servers.close()
+        self._wanted.clear()
+
+    def health(self) -> BusHealth:
+        """See ``EventBus.health``."""
+        return self._health
+
+    def publish(self, channel: str, payload: bytes) -> None:
+        """See ``EventBus.publish``."""
+        name = self._prefix + channel.encode()
+        node = self._servers.of(name)
+        if node is not None and self._opened:
+            node.commands.post(*node.publication(name, self._own + payload))
+
+    async def subscribe(self, channel: str, receive: Receive) -> None:
+        """See ``EventBus.subscribe``."""
+        name = self._prefix + channel.encode()
+        self._wanted[name] = receive
+        node = self._servers.of(name)
+        if node is not None:
+            await node.listener.subscribe(name, receive)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """See ``EventBus.unsubscribe``."""
+        name = self._prefix + channel.encode()
+        self._wanted.pop(name, None)
+        node = self._servers.of(name)
+        if node is not None:
+            node.listener.unsubscribe(name)
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were dropped because too much waited to be sent."""
+        return sum(node.commands.dropped for node in self._servers)
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _node(self, place: Place, mine: Callable[[bytes], bool]) -> "Node":
+        commands = Commands(
+            self._address, *place, pace=self._pace, changed=self._changed, random_=self._random
+        )
+        listener = Listener(
+            self._address, *place, own=self._own, pace=self._pace, changed=self._changed, random_=self._random
+        )
+        commands.on_error = listener.on_error = self._refused
+        stem = self._prefix + b"parley:probe:" + self._own.strip()
+        probe = next(name for n in range(1_000_000) if mine(name := stem + b":%d" % n))
+        for name, receive in self._wanted.items():
+            if mine(name):
+                listener.channels[name] = receive
+        return Node(commands, listener, probe, self._own)
+
+    def _refused(self, error: str) -> None:
+        """A server does not do what was asked: most likely, a slot of a cluster has moved."""
+        code = error.partition(" ")[0].rstrip(":")
+        if code in ("MOVED", "CLUSTERDOWN", "ASK"):
+            self._servers.refresh_soon()
+        else:
+            _log.warning("redis_refuses", error=code)
+
+    def _route(self) -> None:
+        """Have each channel where it belongs, after it was seen who has what."""
+        for node in self._servers:
+            listener = node.listener
+            for name in [name for name in listener.channels if name in self._wanted]:
+                if self._servers.of(name) is not node:
+                    listener.unsubscribe(name)
+            if listener.refused is not None:
+                listener.rebuild("was asked for a channel that it does not serve")
+        for name, receive in self._wanted.items():
+            home = self._servers.of(name)
+            if home is not None and name not in home.listener.channels:
+                self._spawn(home.listener.subscribe(name, receive))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+
+    def _changed(self) -> None:
+        """A connection came or went."""
+        if not self._opened:
+            return
+        nodes = list(self._servers)
+        if not self._servers.is_cluster and any(node.commands.server.cluster for node in nodes):
+            self._servers.refresh_soon()  # it was away when we looked, and is a cluster
+        hears = bool(nodes) and all(node.listener.up for node in nodes)
+        down = next((node.reason for node in nodes if not node.up), None)
+        reason = None if down is None else f"Redis {down}"
+        if self._health.up != (down is None) or self._health.reason != reason:
+            since_ms = self._health.since_ms if self._health.up == (down is None) else _now_ms()
+            self._health = BusHealth(down is None, reason, since_ms)
+        if not hears:
+            self._was_deaf = True
+        elif self._was_deaf:
+            self._was_deaf = False
+            if self._restored is not None:
+                self._restored()
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            now = asyncio.get_running_loop().time()
+            for node in self._servers:
+                node.check(now)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

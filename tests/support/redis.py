@@ -1,0 +1,143 @@
+"""A real Redis for tests: started on a free port, with nothing on disk, and mistreated at will."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Self
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+READY_S: Final = 10.0
+POLL_S: Final = 0.01
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One redis-server process; ``start`` and ``stop`` may take turns, the port stays.
+
+    Args:
+        folder: where it works.
+        options: further ones, as on its command line without the dashes.
+        scheme: ``rediss`` where the options make it speak TLS.
+        password: what ``client`` logs in with.
+    """
+
+    def __init__(self, folder: Path, *, password: str | None = None, **options: str | int) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.password = password
+        self.options = {"requirepass": password, **options} if password else options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its URL for ``PARLEY_BUS``."""
+        login = f":{self.password}@" if self.password else ""
+        return f"redis://{login}127.0.0.1:{self.port}"
+
+    def start(self) -> Self:
+        """Start it and return once it answers."""
+        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", **self.options}
+        arguments = [
+            part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        self._process = subprocess.Popen(
+            ["redis-server", "--dir", str(self.folder), *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._wait()
+        return self
+
+    def stop(self) -> None:
+        """Kill it; what it held is gone. Safe to call twice, and while it is paused."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it hang: its connections stay, and nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Redis]:
+        """Look into it, independently of the code under test."""
+        client = Redis(port=self.port, password=self.password, socket_timeout=5)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def kill_clients(self, kind: str) -> int:
+        """Cut the connections of a kind, ``pubsub`` or ``normal``; return how many there were."""
+        with self.client() as client:
+            return client.client_kill_filter(_type=kind, skipme=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _wait(self) -> None:
+        give_up_at = time.monotonic() + READY_S
+        while True:
+            try:
+                with self.client() as client:
+                    client.ping()
+                    return
+            except RedisError:
+                if time.monotonic() > give_up_at:
+                    self.stop()
+                    raise
+            time.sleep(POLL_S)
+
+
+def with_prefix(url: str) -> str:
+    """Return a URL of the same server in which a test is alone."""
+    return f"{url}{'&' if '?' in url else '?'}prefix=test-{secrets.token_hex(4)}:"
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """A server for the tests that only use one."""
+    with tempfile.TemporaryDirectory(prefix="parley-redis-") as folder:
+        server = RedisServer(Path(folder)).start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """A bus URL in which the test is alone: of ``PARLEY_TEST_REDIS_URL``, or of a server for the session."""
+    given = os.environ.get("PARLEY_TEST_REDIS_URL")
+    return with_prefix(given or request.getfixturevalue("shared_redis").url)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, to be restarted, stopped and cut off."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs a redis-server of its own, not only PARLEY_TEST_REDIS_URL")
+    server = RedisServer(tmp_path).start()
+    yield server
+    server.stop()
