@@ -7,12 +7,14 @@ uvicorn until a signal ends it.
 import asyncio
 import contextlib
 import gc
+import secrets
 import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
+import structlog
 import uvicorn
 
 from protocol.codec import CodecLimits
@@ -21,7 +23,7 @@ from protocol.session import SessionLimits
 from server.auth.origins import LOCAL_NAMES, OriginPolicy
 from server.auth.tokens import TokenVerifier
 from server.auth.visitors import Visitors
-from server.delivery.hub import Hub
+from server.delivery.hub import Elsewhere, Hub
 from server.engine.actions import Actions
 from server.engine.catalog import Catalog
 from server.engine.clock import StoreClock
@@ -56,8 +58,14 @@ from storage.open import open_bus, open_store
 
 GRACEFUL_S: Final = 2
 """What uvicorn may still take after the drain."""
+PATIENCE_S: Final = 4.5
+"""With a store over the network: after so long a command's sender is told that it is away."""
+CLOSE_S: Final = 2.0
+"""How long bus and store may take to be closed: a process that is told to go does not wait for others."""
 BACKLOG: Final = 2048
 GC_THRESHOLD: Final = 50_000
+
+_log = structlog.get_logger(__name__)
 
 
 def monotonic_ms() -> int:
@@ -70,6 +78,7 @@ class Application:
 
     Attributes:
         asgi: the ASGI application; it starts and stops this one through lifespan, unless that is off.
+        instance_id: its name in logs, and the beginning of its name in leases.
         url: where it is reached, once it listens.
         flows: what was found in the flows folder at the start.
         routes: what it answers over HTTP.
@@ -79,16 +88,19 @@ class Application:
         self.settings = settings
         self.url = ""
         self.flows = FolderReport((), ())
+        self.instance_id = settings.instance_id or secrets.token_hex(4)
         self.store = store
         self.metrics = Metrics()
-        self.readiness = Readiness(store.ping)
+        self.readiness = Readiness(store.ping, bus.health if bus is not None else None)
         self._dev = dev
         self._origins = OriginPolicy(settings.origins)
         self._bus = bus
         actions = Actions.load(settings.actions)
         clock = StoreClock(store)
         self.catalog = Catalog(store, actions.names)
-        self.hub = Hub(store=store, read=self._read, now_ms=monotonic_ms, bus=bus, on_engine=self._on_engine)
+        self.hub = Hub(
+            store=store, read=self._read, now_ms=monotonic_ms, bus=bus, elsewhere=self._what_others_say()
+        )
         self.engine = Engine(
             store=store,
             clock=clock,
@@ -96,10 +108,14 @@ class Application:
             actions=actions,
             publish=self.hub.publish,
             tell_owner=self.hub.tell_owner,
+            tell_due=self.hub.tell_due,
             observe_commit=self.metrics.store_seconds.observe,
             expect=lambda at: self.sweeper.expect(at),
             options=EngineOptions(
-                instance_id=settings.instance_id or "", session_ms=round(settings.session_hours * HOUR_MS)
+                # A process that is started anew under the same name does not hold the former's leases.
+                instance_id=f"{self.instance_id}.{secrets.token_hex(4)}",
+                session_ms=round(settings.session_hours * HOUR_MS),
+                patience_s=None if store.embedded else PATIENCE_S,
             ),
             sole_writer=store.embedded,
         )
@@ -128,7 +144,9 @@ class Application:
         await self.store.open()
         try:
             if self._bus is not None:
-                await self._bus.open()
+                await self._bus.open(self.hub.restored)
+            elif not self.store.embedded:
+                _log.warning("one_instance_only", hint="several need PARLEY_BUS=redis://...")
             self.flows = await self.catalog.load_folder(self.settings.flows)
             if not self.flows.ok and not self._dev:
                 raise FlowInvalid(self.flows.problems)
@@ -137,7 +155,7 @@ class Application:
             await self.sweeper.start()
             await self.wheel.start()
         except BaseException:
-            await self.store.close()
+            await self._close()
             raise
         self.readiness.started = True
 
@@ -158,9 +176,17 @@ class Application:
         await self.wheel.stop()
         await self._stop_engine(0)
         await self.hub.stop()
-        if self._bus is not None:
-            await self._bus.close()
-        await self.store.close()
+        await self._close()
+
+    async def _close(self) -> None:
+        if self.store.embedded:
+            await self.store.close()
+            return
+        for part in (self._bus, self.store):
+            if part is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_S):
+                        await part.close()
 
     async def _stop_engine(self, grace_seconds: float) -> None:
         await self.sweeper.stop()
@@ -176,8 +202,13 @@ class Application:
     async def _read(self, tenant_id: str, conversation_id: str) -> Any:
         return await self.engine.read(tenant_id, conversation_id)
 
-    def _on_engine(self, tenant_id: str, conversation_id: str) -> None:
-        self.engine.on_bus(tenant_id, conversation_id)
+    def _what_others_say(self) -> Elsewhere:
+        return Elsewhere(
+            work=lambda tenant_id, conversation_id, owner: self.engine.on_bus(
+                tenant_id, conversation_id, owner
+            ),
+            due=lambda: self.sweeper.expect_now(),
+        )
 
     def _gateway(self) -> Gateway:
         settings = self.settings
@@ -259,6 +290,11 @@ class Application:
         read("parley_connections", "Open sockets.", "gauge", lambda: gateway.counter.count)
         read("parley_watched_conversations", "Watched conversations.", "gauge", lambda: self.hub.watched)
         read("parley_gaps_healed_total", "Gaps healed from the store.", "counter", lambda: self.hub.healed)
+        read("parley_store_up", "Whether the store serves.", "gauge", lambda: self.readiness.store_is_up)
+        if self._bus is not None:
+            bus, traffic = self._bus, self.hub.traffic
+            read("parley_bus_up", "Whether other instances are heard.", "gauge", lambda: bus.health().up)
+            read("parley_bus_messages_total", "Messages on the bus.", "counter", traffic, label="direction")
         read("parley_outbox_bytes", "Bytes waiting to be sent.", "gauge", self._outbox_bytes)
         read("parley_effects_total", "Side effects run.", "counter", lambda: stats.effects)
         read(
@@ -303,19 +339,23 @@ async def _lifespan(application: Application, receive: Receive, send: Send) -> N
     await send({"type": "lifespan.shutdown.complete"})
 
 
-def build(settings: Settings, *, store: Store | None = None, dev: bool = False) -> Application:
+def build(
+    settings: Settings, *, store: Store | None = None, bus: EventBus | None = None, dev: bool = False
+) -> Application:
     """Put an instance together; nothing is opened yet.
 
     Args:
         settings: with a ``jwt_secret``.
         store: instead of the one that the settings name (tests).
+        bus: likewise.
         dev: development: broken flows are only reported, and visitors on this machine get tokens.
 
     Raises:
         ActionsInvalid: ``settings.actions`` cannot be loaded.
     """
     # The in-process bus joins instances of one process; a server is alone in its own.
-    bus = None if settings.bus == "memory:" else open_bus(settings.bus)
+    if bus is None and settings.bus != "memory:":
+        bus = open_bus(settings.bus)
     return Application(settings, store or open_store(settings.store), bus, dev=dev)
 
 

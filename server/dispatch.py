@@ -26,6 +26,7 @@ from server.handlers import (
     unsubscribe,
 )
 from server.handlers.services import Caller, Services
+from server.telemetry.logs import STORE_UNAVAILABLE
 from storage.base import StoreUnavailable
 
 Handler = Callable[[Any, Caller, Services], Awaitable[bytes | None]]
@@ -70,7 +71,7 @@ def refusal_of(error: Exception, **ids: str | None) -> Refused:
         case Refused():
             return error
         case StoreUnavailable():
-            _log.warning("store_unavailable", error=str(error), **ids)
+            _log.warning(STORE_UNAVAILABLE, error=str(error), **ids)
             return Refused(
                 ErrorCode.STORE_UNAVAILABLE,
                 "The store cannot serve now.",

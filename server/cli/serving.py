@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -50,7 +51,14 @@ def run_server(
         from storage.base import StorageError
 
     secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else ""
-    configure_logging(settings.log_level, settings.log_format, secrets=[secret])
+    if settings.instance_id is None:
+        settings = settings.model_copy(update={"instance_id": os.urandom(4).hex()})
+    configure_logging(
+        settings.log_level,
+        settings.log_format,
+        secrets=[secret],
+        instance=None if dev else settings.instance_id,
+    )
     project.import_actions_from()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

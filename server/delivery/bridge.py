@@ -5,7 +5,9 @@ this code does not know is ignored: it will be read from the store.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import orjson
@@ -17,6 +19,8 @@ from storage.models import Event, EventBatch
 VERSION: Final = 1
 ENGINE_CHANNEL: Final = "parley:engine"
 """Where instances tell a conversation's owner that there is something to do; all of them listen."""
+FLOWS_CHANNEL: Final = "parley:flows"
+"""Where instances tell each other that other flows are to be started from now on."""
 
 _log = structlog.get_logger(__name__)
 
@@ -24,6 +28,11 @@ _log = structlog.get_logger(__name__)
 def channel_of(tenant_id: str, conversation_id: str) -> str:
     """Return the bus channel of a conversation."""
     return f"parley:c:{tenant_id}:{conversation_id}"
+
+
+def inbox_channel_of(tenant_id: str) -> str:
+    """Return the bus channel on which a tenant's inbox is said to have changed."""
+    return f"parley:inbox:{tenant_id}"
 
 
 def commit_payload(
@@ -50,11 +59,29 @@ def commit_payload(
     return orjson.dumps(message)
 
 
-def engine_payload(tenant_id: str, conversation_id: str) -> bytes:
-    """Return the word to a conversation's owner that there is something to do for it."""
+def engine_payload(tenant_id: str, conversation_id: str, owner: str) -> bytes:
+    """Return the word to a conversation's owner that there is something to do for it.
+
+    ``owner`` is the lease's: the others need not look, so a wake-up costs one read and not one an instance.
+    """
     return orjson.dumps(
-        {"v": VERSION, "kind": "engine", "tenant": tenant_id, "conversation": conversation_id}
+        {"v": VERSION, "kind": "engine", "tenant": tenant_id, "conversation": conversation_id, "owner": owner}
     )
+
+
+def due_payload() -> bytes:
+    """Return the word that work was let go of: whoever looks for what is due finds it now."""
+    return orjson.dumps({"v": VERSION, "kind": "due"})
+
+
+def flows_payload() -> bytes:
+    """Return the word that other flows are to be started; which, the store tells."""
+    return orjson.dumps({"v": VERSION, "kind": "flows"})
+
+
+def inbox_payload(tenant_id: str) -> bytes:
+    """Return the word that what waits for a tenant's people may have changed."""
+    return orjson.dumps({"v": VERSION, "kind": "inbox", "tenant": tenant_id})
 
 
 def hint_payload(tenant_id: str, conversation_id: str, frame: bytes) -> bytes:
@@ -105,39 +132,61 @@ def _event_list(event: Event) -> list[Any]:
 class Bridge:
     """Keeps the bus subscriptions of one instance equal to what its sockets watch.
 
-    Subscribing and unsubscribing take turns, so that a quick leave and return cannot end unsubscribed.
+    A channel is counted by who wants it. Its subscribing and unsubscribing are done by one task, so that a
+    quick leave and return cannot end unsubscribed; those of different channels do not wait for each other.
     """
 
     def __init__(self, bus: EventBus, receive: Callable[[bytes], None]) -> None:
         self._bus = bus
         self._receive = receive
-        self._wanted: set[str] = set()
+        self._wanted: Counter[str] = Counter()
         self._active: set[str] = set()
-        self._turns = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._settling: dict[str, asyncio.Task[None]] = {}
+        self.sent = 0
 
     def publish(self, channel: str, payload: bytes) -> None:
         """Send to the other instances; returns at once, never raises."""
+        self.sent += 1
         self._bus.publish(channel, payload)
 
     async def listen(self, channel: str) -> None:
         """Return once what others publish on ``channel`` is received."""
-        self._wanted.add(channel)
-        if channel not in self._active:
-            await self._settle(channel)
+        self._wanted[channel] += 1
+        while channel in self._wanted and channel not in self._active:
+            await asyncio.shield(self._settled(channel))
 
     def leave(self, channel: str) -> None:
-        """Receive ``channel`` no more, soon."""
-        self._wanted.discard(channel)
-        task = asyncio.get_running_loop().create_task(self._settle(channel))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Receive ``channel`` no more, soon, unless somebody else wants it. Once for each ``listen``."""
+        self._wanted[channel] -= 1
+        if self._wanted[channel] <= 0:
+            del self._wanted[channel]
+            self._settled(channel)
+
+    @asynccontextmanager
+    async def hearing(self, channel: str) -> AsyncIterator[None]:
+        """Receive ``channel`` for the length of an ``async with``."""
+        try:
+            await self.listen(channel)
+            yield
+        finally:
+            self.leave(channel)
+
+    def _settled(self, channel: str) -> asyncio.Task[None]:
+        """Return the task that makes what is received of ``channel`` what is wanted."""
+        task = self._settling.get(channel)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._settle(channel))
+            self._settling[channel] = task
+        return task
 
     async def _settle(self, channel: str) -> None:
-        async with self._turns:
-            if channel in self._wanted and channel not in self._active:
-                await self._bus.subscribe(channel, self._receive)
-                self._active.add(channel)
-            elif channel not in self._wanted and channel in self._active:
-                self._active.discard(channel)
-                await self._bus.unsubscribe(channel)
+        try:
+            while (channel in self._wanted) != (channel in self._active):
+                if channel in self._wanted:
+                    await self._bus.subscribe(channel, self._receive)
+                    self._active.add(channel)
+                else:
+                    self._active.discard(channel)
+                    await self._bus.unsubscribe(channel)
+        finally:
+            del self._settling[channel]

@@ -27,6 +27,10 @@ from storage.models import Conversation, EventBatch
 REPLAY_MAX_EVENTS: Final = 1000
 REPLAY_MAX_BYTES: Final = 512 * 1024
 HEAL_AFTER_MS: Final = 1000
+READS_AT_ONCE: Final = 64
+"""Thousands may fall behind in one moment; the store is not asked for all of them in the same one."""
+PROBES: Final = 8
+"""While the store is away, so many a tick find out whether it is back; the others wait."""
 PATIENCE_S: Final = 0.05
 ROUNDS_MAX: Final = 20
 
@@ -57,6 +61,8 @@ class CatchUp:
         self._gapped: set[Topic] = set()
         self._strays: set[Subscription] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Semaphore(READS_AT_ONCE)
+        self._store_is_away = False
         self.healed = 0
 
     async def stop(self) -> None:
@@ -122,7 +128,7 @@ class CatchUp:
     async def _resync_one(self, subscription: Subscription, turn: int) -> None:
         topic = subscription.topic
         try:
-            record = await self._read(topic.tenant_id, topic.conversation_id)
+            record = await self._read_in_turn(topic)
             if record is None or record.deleted_at is not None:
                 self._ended(subscription)
             else:
@@ -257,13 +263,17 @@ class CatchUp:
 
     def tick(self, now_ms: int) -> None:
         """Heal gaps that are a second old, and try again what the store was away for."""
+        most = PROBES if self._store_is_away else None
+        due: list[Topic] = []
         for topic in list(self._gapped):
             if not topic.subscriptions:
                 self._gapped.discard(topic)
             elif topic.heal_at_ms is not None and topic.heal_at_ms <= now_ms and not topic.healing:
-                self.heal_soon(topic)
+                due.append(topic)
+        for topic in due[:most]:
+            self.heal_soon(topic)
         if self._strays:
-            self.resync(list(self._strays))
+            self.resync(list(self._strays)[:most])
 
     def heal_later(self, topic: Topic) -> None:
         """Something is missing; it may still come by itself."""
@@ -291,7 +301,7 @@ class CatchUp:
 
     async def _read_on(self, topic: Topic) -> None:
         """Deliver from the store what is missing between the topic and the record."""
-        record = await self._read(topic.tenant_id, topic.conversation_id)
+        record = await self._read_in_turn(topic)
         if record is None or record.deleted_at is not None:
             if topic.epoch is not None:
                 self._topics.dissolve(topic)
@@ -310,19 +320,28 @@ class CatchUp:
                 topic.deliver(CommitFrames(topic.conversation_id, topic.owner, batch))
         topic.deliver_early()
 
+    async def _read_in_turn(self, topic: Topic) -> Conversation | None:
+        async with self._reading:
+            record = await self._read(topic.tenant_id, topic.conversation_id)
+        if self._store_is_away:
+            self._store_is_away = False
+            _log.info("delivery_goes_on")
+        return record
+
     # --- in the background ------------------------------------------------------------------------
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run ``work``; where the store is away it ends quietly, a later tick tries again."""
-        task = asyncio.get_running_loop().create_task(_guard(work))
+        task = asyncio.get_running_loop().create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-
-async def _guard(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except StoreUnavailable:
-        _log.warning("delivery_waits_for_store")
-    except Exception:  # noqa: BLE001 - the last rung of a background task; logged with its traceback
-        _log.exception("delivery_failed")
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except StoreUnavailable:
+            if not self._store_is_away:
+                _log.warning("delivery_waits_for_store")
+            self._store_is_away = True
+        except Exception:  # noqa: BLE001 - the last rung of a background task; logged with its traceback
+            _log.exception("delivery_failed")

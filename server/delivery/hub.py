@@ -5,9 +5,10 @@ the bus (if there are other instances). What a topic cannot deliver by itself, `
 the store.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import orjson
 import structlog
@@ -18,27 +19,29 @@ from server.delivery import frames
 from server.delivery.audience import audience_for
 from server.delivery.bridge import (
     ENGINE_CHANNEL,
+    FLOWS_CHANNEL,
     Bridge,
     channel_of,
     commit_payload,
+    due_payload,
     engine_payload,
+    flows_payload,
     hint_payload,
+    inbox_channel_of,
+    inbox_payload,
     read_batch,
     read_payload,
 )
 from server.delivery.catchup import CatchUp, Missed, Read
 from server.delivery.frames import CommitFrames
-from server.delivery.inbox import InboxFeed
+from server.delivery.inbox import InboxFeed, changes_inbox
+from server.delivery.tails import Tails
 from server.delivery.topic import Arrival, Subscription, Topic, Watcher
 from server.delivery.topics import Topics
-from server.delivery.turns import TurnFeed
+from server.delivery.turns import Turn, TurnFeed
 from server.engine.types import Publication
 from storage.base import ConversationStore, EventBus
 from storage.models import Conversation, EventBatch
-
-TAIL_CHECK_MS: Final = 8000
-"""With other instances about, each watched conversation's offset is compared this often (invariant 3)."""
-TAIL_CHECK_BATCH: Final = 500
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +56,21 @@ class Standing:
     recovered: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What other instances have to say to this one, beside what its watchers are told.
+
+    Attributes:
+        work: called with (tenant, conversation, owner) where ``owner``'s work needs attention.
+        due: work was let go of; it is due now.
+        flows: other flows are to be started from now on.
+    """
+
+    work: Callable[[str, str, str], None] = lambda *_: None
+    due: Callable[[], None] = lambda: None
+    flows: Callable[[], None] = lambda: None
+
+
 class Hub:
     """All subscriptions of one instance.
 
@@ -61,7 +79,7 @@ class Hub:
         read: reads one conversation freshly (``Engine.read``).
         now_ms: monotonic milliseconds, the time of ``tick``.
         bus: the way to other instances; None where there are none.
-        on_engine: called with (tenant, conversation) when another instance has work for this one.
+        elsewhere: called with what other instances say.
     """
 
     def __init__(
@@ -71,25 +89,37 @@ class Hub:
         read: Read,
         now_ms: Callable[[], int],
         bus: EventBus | None = None,
-        on_engine: Callable[[str, str], None] | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        self._store = store
-        self._on_engine = on_engine
+        self._elsewhere = elsewhere or Elsewhere()
         self._bridge = Bridge(bus, self._receive) if bus is not None else None
         self._topics = Topics(self._bridge)
         self.inboxes = InboxFeed()
         self.turns = TurnFeed()
         self.catchup = CatchUp(self._topics, store, read, now_ms)
-        self._tails_at_ms = 0
+        # Others may write the same store also where no bus tells of it.
+        shared = bus is not None or not store.embedded
+        self._tails = Tails(self._topics, store, self.catchup) if shared else None
+        self._heard = 0
 
     async def start(self) -> None:
         """Begin to listen to other instances."""
         if self._bridge is not None:
             await self._bridge.listen(ENGINE_CHANNEL)
+            await self._bridge.listen(FLOWS_CHANNEL)
 
     async def stop(self) -> None:
         """End what runs in the background."""
         await self.catchup.stop()
+
+    def restored(self) -> None:
+        """The bus is back: find out at once what was missed while it was away."""
+        if self._tails is not None:
+            self._tails.check_all()
+        self.inboxes.wake_all()
+        self.turns.wake_all()
+        self._elsewhere.due()
+        self._elsewhere.flows()
 
     @property
     def watched(self) -> int:
@@ -101,12 +131,15 @@ class Hub:
         """How many gaps were healed from the store."""
         return self.catchup.healed
 
+    def traffic(self) -> Mapping[str, int]:
+        """Return how many messages were given to the bus (``sent``) and came from it (``received``)."""
+        return {"sent": self._bridge.sent if self._bridge is not None else 0, "received": self._heard}
+
     def tick(self, now_ms: int) -> None:
         """Let time pass. Call it about once a second."""
         self.catchup.tick(now_ms)
-        if self._bridge is not None and len(self._topics) and now_ms >= self._tails_at_ms:
-            self._tails_at_ms = now_ms + TAIL_CHECK_MS
-            self.catchup.spawn(self._check_tails())
+        if self._tails is not None:
+            self._tails.tick()
 
     # --- what happened ----------------------------------------------------------------------------
 
@@ -122,6 +155,8 @@ class Hub:
                 channel_of(tenant_id, conversation_id),
                 commit_payload(tenant_id, conversation_id, record.user_id, deleted, batch),
             )
+            if changes_inbox(batch):
+                self._bridge.publish(inbox_channel_of(tenant_id), inbox_payload(tenant_id))
         if self.inboxes:
             self.inboxes.committed(tenant_id, batch)
         if self.turns:
@@ -151,10 +186,20 @@ class Hub:
             frames.typing(conversation_id, user_id, active), but=watcher,
         )  # fmt: skip
 
-    def tell_owner(self, tenant_id: str, conversation_id: str) -> None:
-        """Tell the other instances' engines that a conversation needs its owner's attention."""
+    def tell_owner(self, tenant_id: str, conversation_id: str, owner: str) -> None:
+        """Tell another instance's engine that a conversation needs its owner's attention."""
         if self._bridge is not None:
-            self._bridge.publish(ENGINE_CHANNEL, engine_payload(tenant_id, conversation_id))
+            self._bridge.publish(ENGINE_CHANNEL, engine_payload(tenant_id, conversation_id, owner))
+
+    def tell_due(self) -> None:
+        """Tell the other instances that work was let go of here, which is due now."""
+        if self._bridge is not None:
+            self._bridge.publish(ENGINE_CHANNEL, due_payload())
+
+    def tell_flows(self) -> None:
+        """Tell the other instances that other flows are to be started."""
+        if self._bridge is not None:
+            self._bridge.publish(FLOWS_CHANNEL, flows_payload())
 
     def _hint(
         self, tenant_id: str, conversation_id: str, payload: bytes, *, but: Watcher | None = None
@@ -182,6 +227,7 @@ class Hub:
 
     def _receive(self, payload: bytes) -> None:
         """Take a payload from the bus."""
+        self._heard += 1
         message = read_payload(payload)
         if message is not None:
             try:
@@ -190,19 +236,30 @@ class Hub:
                 _log.warning("bus_payload_malformed")
 
     def _take(self, message: Mapping[str, Any]) -> None:
-        key = (message["tenant"], message["conversation"])
-        if message["kind"] == "engine":
-            if self._on_engine is not None:
-                self._on_engine(*key)
-            return
+        match message["kind"]:
+            case "engine":
+                self._elsewhere.work(message["tenant"], message["conversation"], message["owner"])
+            case "due":
+                self._elsewhere.due()
+            case "flows":
+                self._elsewhere.flows()
+            case "inbox":
+                self.inboxes.wake(message["tenant"])
+            case "commit":
+                self._take_commit((message["tenant"], message["conversation"]), message)
+            case "hint":
+                topic = self._topics.get((message["tenant"], message["conversation"]))
+                if topic is not None:
+                    topic.hint(orjson.dumps(message["frame"]))
+
+    def _take_commit(self, key: tuple[str, str], message: Mapping[str, Any]) -> None:
         topic = self._topics.get(key)
-        if topic is None:
+        if topic is None and not self.turns:
             return
-        if message["kind"] == "commit":
-            batch = read_batch(message["batch"]) if message["batch"] is not None else None
+        batch = read_batch(message["batch"]) if message["batch"] is not None else None
+        self.turns.committed(*key, batch)
+        if topic is not None:
             self._arrived(topic, message["owner"], message["deleted"], batch)
-        elif message["kind"] == "hint":
-            topic.hint(orjson.dumps(message["frame"]))
 
     # --- who watches ------------------------------------------------------------------------------
 
@@ -226,6 +283,23 @@ class Hub:
         epoch, offset = (record.epoch, record.offset) if record is not None else (None, 0)
         watcher.outbox.put(reply(Standing(conversation_id, epoch, offset, recovered)))
         await self.catchup.begin(subscription, record, resume, missed)
+
+    @asynccontextmanager
+    async def watch_inbox(self, tenant_id: str, wake: Callable[[], None]) -> AsyncIterator[None]:
+        """Have ``wake`` called whenever the tenant's inbox may have changed, on whatever instance."""
+        with self.inboxes.watch(tenant_id, wake):
+            async with self._hearing(inbox_channel_of(tenant_id)):
+                yield
+
+    @asynccontextmanager
+    async def watch_turn(self, turn: Turn, wake: Callable[[], None]) -> AsyncIterator[None]:
+        """Have ``wake`` called when a turn may have ended, on whatever instance."""
+        with self.turns.watch(turn, wake):
+            async with self._hearing(channel_of(*turn[:2])):
+                yield
+
+    def _hearing(self, channel: str) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._bridge is None else self._bridge.hearing(channel)
 
     async def _look_up(
         self, watcher: Watcher, conversation_id: str, resume: Resume | None
@@ -274,14 +348,3 @@ class Hub:
     def offsets(self, watcher: Watcher) -> dict[str, int]:
         """Return the last ``to`` put in the outbox for each watched conversation (for ``ping``)."""
         return {name: subscription.to for name, subscription in watcher.subscriptions.items()}
-
-    async def _check_tails(self) -> None:
-        """Compare what was delivered with what the store has: a lost tail leaves no gap to see."""
-        topics = list(self._topics)
-        for start in range(0, len(topics), TAIL_CHECK_BATCH):
-            part = topics[start : start + TAIL_CHECK_BATCH]
-            stored = await self._store.offsets([key for key, _ in part])
-            for key, topic in part:
-                epoch, offset = stored.get(key, (None, 0))
-                if topic.live and not topic.healing and (epoch != topic.epoch or offset > topic.delivered):
-                    self.catchup.heal_soon(topic)

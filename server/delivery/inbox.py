@@ -1,7 +1,7 @@
 """Who wants to be told when something waits for people, or waits no more.
 
 A feed only says *when* to look: what waits is in the store. So nothing here can be wrong for long, and what
-is lost (a commit of another instance) is found by looking every few seconds anyway.
+is lost (what the bus did not bring of another instance) is found by looking every few seconds anyway.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,6 +31,11 @@ CHANGING: Final = frozenset(
 Wake = Callable[[], None]
 
 
+def changes_inbox(batch: EventBatch | None) -> bool:
+    """Tell whether a commit may have changed what waits (None: a deletion has)."""
+    return batch is None or any(event.type in CHANGING for event in batch.events)
+
+
 class InboxFeed:
     """The open inboxes of one instance, by tenant; false while there are none.
 
@@ -58,17 +63,20 @@ class InboxFeed:
 
     def committed(self, tenant_id: str, batch: EventBatch | None) -> None:
         """Wake the tenant's watchers if a commit may have changed what waits (None: a deletion has)."""
-        watchers = self._watchers.get(tenant_id)
-        if watchers and (batch is None or any(event.type in CHANGING for event in batch.events)):
-            self._wake(watchers)
+        if tenant_id in self._watchers and changes_inbox(batch):
+            self.wake(tenant_id)
+
+    def wake(self, tenant_id: str) -> None:
+        """Wake the tenant's watchers."""
+        for wake in list(self._watchers.get(tenant_id, ())):
+            wake()
+
+    def wake_all(self) -> None:
+        """Wake everybody."""
+        for tenant_id in list(self._watchers):
+            self.wake(tenant_id)
 
     def close(self) -> None:
         """Wake everybody for the last time: the server goes away."""
         self.closed = True
-        for watchers in list(self._watchers.values()):
-            self._wake(watchers)
-
-    @staticmethod
-    def _wake(watchers: set[Wake]) -> None:
-        for wake in list(watchers):
-            wake()
+        self.wake_all()

@@ -1,7 +1,7 @@
 """Who waits for the end of a turn: REST requests that answer it.
 
-Like the inbox's, this feed only says *when* to look: how the turn has ended is in the store. What is lost (a
-commit of another instance) is found by looking every few seconds anyway.
+Like the inbox's, this feed only says *when* to look: how the turn has ended is in the store. What is lost
+(what the bus did not bring of another instance) is found by looking every few seconds anyway.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,12 +47,16 @@ class TurnFeed:
             if batch is None or _ends(batch, key):
                 wake()
 
-    def close(self) -> None:
-        """Wake everybody for the last time: the server goes away."""
-        self.closed = True
+    def wake_all(self) -> None:
+        """Wake everybody: a commit may have been missed."""
         for waiting in list(self._waiting.values()):
             for _, wake in list(waiting):
                 wake()
+
+    def close(self) -> None:
+        """Wake everybody for the last time: the server goes away."""
+        self.closed = True
+        self.wake_all()
 
 
 def _ends(batch: EventBatch, key: str) -> bool:

@@ -36,12 +36,15 @@ class Backlog:
             key = (due.tenant_id, due.conversation_id)
             if wanted(key):
                 self._queues.setdefault(due.tenant_id, deque()).append(key)
-        tenants = list(self._queues)
+        self._turns = deque(self._queues)
+        self.scatter()
+
+    def scatter(self) -> None:
+        """Go on at a random place of each tenant's, where others hold the same list."""
         if self._scattered:
-            random.shuffle(tenants)
+            random.shuffle(self._turns)
             for queue in self._queues.values():
                 queue.rotate(random.randrange(len(queue)))  # noqa: S311 - no secret
-        self._turns = deque(tenants)
 
     def take(self, count: int) -> list[Key]:
         """Remove and return the next ``count`` conversations, or what there is."""

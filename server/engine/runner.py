@@ -39,6 +39,7 @@ from server.engine.reducer import conversation_not_found, reduce
 from server.engine.schedule import Claimant, first_due, wake_at
 from server.engine.seeds import Seeds
 from server.engine.types import Accepted, Command, Publication
+from server.telemetry.seldom import Seldom
 from storage.base import Clock, Commit, CommitOutcome, CommitUnknown, Expected, Store, StoreUnavailable
 from storage.models import (
     INBOX_MAX_BYTES,
@@ -57,6 +58,10 @@ log = logging.getLogger("parley.engine")
 T = TypeVar("T")
 
 MAX_MISSES: Final = 8
+RELEASE_S: Final = 2.0
+"""How long letting go of leases may take at the end; those that are left run out by themselves."""
+AWAY_EVERY_S: Final = 10.0
+"""While the store is away it is said so often, however much fails."""
 LANE_LIMIT: Final = 64
 """How many inputs of one conversation may wait in memory; more are told to come back."""
 SETTLE_TRIES: Final = 6
@@ -76,6 +81,8 @@ class EngineOptions:
         sweep_seconds: how often the store is asked for what is due.
         ring_size: idempotency keys kept in a record; None: as many as the store needs.
         session_ms: how long an execution waits for its user before it expires; 0: for ever.
+        patience_s: how long a command may take to be accepted before its sender is told that the store is
+            away; None: as long as it takes, which is right where the store is in this process.
     """
 
     instance_id: str = ""
@@ -85,6 +92,7 @@ class EngineOptions:
     sweep_seconds: float = 1.0
     ring_size: int | None = None
     session_ms: int = 0
+    patience_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -99,6 +107,7 @@ class EngineStats:
     enqueued: int = 0
     effects: int = 0
     woken: int = 0
+    overtaken: int = 0
 
 
 @dataclass(slots=True)
@@ -114,7 +123,16 @@ class _Running:
 
 
 class Engine:
-    """The engine of one instance over one store. See the module's docstring for its duties."""
+    """The engine of one instance over one store. See the module's docstring for its duties.
+
+    Args:
+        publish: told of each commit, in each conversation's order.
+        sole_writer: nobody else writes this store: what is cached is fresh.
+        tell_owner: told (tenant, conversation, owner) where the work of another instance needs attention.
+        tell_due: told when work was let go of that others can take at once.
+        observe_commit: told how long a commit took, in seconds.
+        expect: told when something falls due, in ms.
+    """
 
     def __init__(
         self,
@@ -125,7 +143,8 @@ class Engine:
         actions: Actions,
         publish: Callable[[Publication], None],
         sole_writer: bool,
-        tell_owner: Callable[[str, str], None] | None = None,
+        tell_owner: Callable[[str, str, str], None] = lambda tenant_id, conversation_id, owner: None,
+        tell_due: Callable[[], None] = lambda: None,
         observe_commit: Callable[[float], None] = lambda seconds: None,
         expect: Callable[[int], None] = lambda at: None,
         options: EngineOptions | None = None,
@@ -137,6 +156,7 @@ class Engine:
         self._publish = publish
         self._sole_writer = sole_writer
         self._tell_owner = tell_owner
+        self._tell_due = tell_due
         self._observe_commit = observe_commit
         self._expect = expect
         self._options = options or EngineOptions()
@@ -148,7 +168,10 @@ class Engine:
         self._cache = RecordCache(self._options.cache_bytes)
         self._lanes = Lanes(LANE_LIMIT)
         self._running: dict[Key, _Running] = {}
+        self._folding_on: set[asyncio.Task[Any]] = set()
+        self._looked_after: set[Key] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._away = Seldom(AWAY_EVERY_S)
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._seeds = Seeds()
@@ -169,17 +192,22 @@ class Engine:
         loop = asyncio.get_running_loop()
         end = loop.time() + grace_seconds
         # An effect's result may lead to the next effect, which has its intent then and needs its time too.
-        while self._running and (left_s := end - loop.time()) > 0:
-            await asyncio.wait([running.task for running in self._running.values()], timeout=left_s)
+        while (at_work := self._at_work()) and (left_s := end - loop.time()) > 0:
+            await asyncio.wait(at_work, timeout=left_s)
         left = dict(self._running)
         for running in left.values():
             running.task.cancel()
-        for key, running in left.items():
-            await self._release(key, running)
-        tasks = [*self._tasks, *([self._keeper] if self._keeper else [])]
+        releases = [asyncio.create_task(self._release(key, running)) for key, running in left.items()]
+        if releases:
+            await asyncio.wait(releases, timeout=RELEASE_S)
+        tasks = [*self._tasks, *releases, *([self._keeper] if self._keeper else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._tell_due()
+
+    def _at_work(self) -> list[asyncio.Task[Any]]:
+        return [*(running.task for running in self._running.values()), *self._folding_on]
 
     async def _release(self, key: Key, running: _Running) -> None:
         now = self._clock.now()
@@ -232,8 +260,15 @@ class Engine:
         if self._stopping:
             raise Refused(ErrorCode.OVERLOADED, "The server is shutting down.", retry_after_ms=1000)
         key = (principal.tenant_id, command.conversation_id)
-        async with self._lanes.hold(key):
-            return await self._submit(key, command, principal)
+        patience_s = self._options.patience_s
+        if patience_s is None:
+            async with self._lanes.hold(key):
+                return await self._submit(key, command, principal)
+        try:
+            async with asyncio.timeout(patience_s), self._lanes.hold(key):
+                return await self._submit(key, command, principal)
+        except TimeoutError:  # what was sent to the store is settled without its sender
+            raise StoreUnavailable("the store has not answered in time") from None
 
     async def _submit(self, key: Key, command: Command, principal: Principal) -> Accepted:
         fresh = False
@@ -419,8 +454,8 @@ class Engine:
         if running is not None:
             if interrupt:
                 self._interrupt(running)
-        elif record.lease is not None and record.lease.owner != self._me and self._tell_owner is not None:
-            self._tell_owner(*key)
+        elif record.lease is not None and record.lease.owner != self._me:
+            self._tell_owner(*key, record.lease.owner)
         else:
             self._spawn(self._work_off(key))
 
@@ -430,18 +465,29 @@ class Engine:
             running.interrupted = True
             running.task.cancel()
 
-    def on_bus(self, tenant_id: str, conversation_id: str) -> None:
-        """Another instance says that it queued something for us, or pre-empted us."""
+    def on_bus(self, tenant_id: str, conversation_id: str, owner: str | None = None) -> None:
+        """Another instance says that it queued something for ``owner``, or pre-empted it; None: for us."""
         key = (tenant_id, conversation_id)
+        if owner not in (None, self._me) or key in self._looked_after:
+            return
+        self._looked_after.add(key)
         self._cache.evict(key)
         self._spawn(self._look_after(key))
 
     async def _look_after(self, key: Key) -> None:
+        self._looked_after.discard(key)  # what is said from here on is not in what is read now
         record = await self._store.load(*key)
+        if key in self._running:
+            self._heed(key, record)
+        else:
+            await self._work_off(key)
+
+    def _heed(self, key: Key, record: Conversation | None) -> None:
+        """Do what ``record`` says to whoever runs its effect: to stop, because it was pre-empted or asked."""
         running = self._running.get(key)
         if running is None:
-            await self._work_off(key)
-        elif record is None or record.fence > running.fence:  # a lower one was read before this effect began
+            return
+        if record is None or record.fence > running.fence:  # a lower one was read before this effect began
             running.task.cancel()
         elif any(entry.command.get("on_busy") == "interrupt" and not entry.void for entry in record.inbox):
             self._interrupt(running)
@@ -583,8 +629,7 @@ class Engine:
         lease = before.lease if before is not None else None
         if lease is None or before is None or before.fence == after.fence or lease.owner == self._me:
             return
-        if self._tell_owner is not None:
-            self._tell_owner(*key)
+        self._tell_owner(*key, lease.owner)
 
     def _committed(
         self,
@@ -614,7 +659,7 @@ class Engine:
         for attempt in reduction.effects:
             self._launch(key, record, attempt)
         if reduction.unfinished:
-            self._spawn(self._continue(key))
+            self._fold_on(key)
         elif record.inbox and not reduction.effects and not _effect_runs(record) and not _retry_waits(record):
             self._spawn(self._work_off(key))
         elif record.wake_at is not None and (record.lease is None or record.wake_at < record.lease.until):
@@ -815,6 +860,14 @@ class Engine:
                 if not running.renewing:
                     running.renewing = True
                     self._hold(asyncio.create_task(self._renew(key, running)))
+            if self._running and not self._sole_writer:
+                self._spawn(self._look_after_all())
+
+    async def _look_after_all(self) -> None:
+        """Find what a lost word of another instance was about: a wish to interrupt what runs here."""
+        records = await self._store.load_many(list(self._running))
+        for key, record in records.items():
+            self._heed(key, record)
 
     async def _renew(self, key: Key, running: _Running) -> None:
         now = self._clock.now()
@@ -846,6 +899,11 @@ class Engine:
         """How many commits there were that no sweep has caused."""
         return self.stats.commits - self.stats.woken
 
+    @property
+    def overtaken(self) -> int:
+        """How many conversations that were due had been seen to by somebody else when it came to them."""
+        return self.stats.overtaken
+
     async def wake(self, keys: Sequence[Key]) -> Mapping[Key, Exception]:
         """Do what is due for these conversations; the sweeper calls it.
 
@@ -865,6 +923,7 @@ class Engine:
             for key, record in records.items()
             if record.wake_at is not None and record.wake_at <= now
         ]
+        self.stats.overtaken += len(records) - len(due)
         ended = await asyncio.gather(*(self._wake(*item, "due") for item in due), return_exceptions=True)
         for (key, _), error in zip(due, ended, strict=True):
             if isinstance(error, Exception):
@@ -890,8 +949,14 @@ class Engine:
                 failed[key] = record
         return records, failed
 
+    def _fold_on(self, key: Key) -> None:
+        """Go on with a fold that was split; also where this instance goes away, whose lease it has."""
+        task = asyncio.create_task(self._continue(key))
+        self._folding_on.add(task)
+        task.add_done_callback(self._folding_on.discard)
+        self._hold(task)
+
     async def _continue(self, key: Key) -> None:
-        """Go on with a fold that was split."""
         record, _ = await self._record(key, fresh=True)
         if record is not None:
             await self._wake(key, record, "continue")
@@ -899,7 +964,9 @@ class Engine:
     async def _wake(self, key: Key, record: Conversation, why: str) -> None:
         async with self._lanes.hold(key, bounded=False):
             due = first_due(record)
-            if self._stopping or (key in self._running and (due is None or due > self._clock.now())):
+            if self._stopping and why == "due":
+                return
+            if key in self._running and (due is None or due > self._clock.now()):
                 return
             if record.deleted_at is not None:
                 await self._sweep_tombstone(key, record)
@@ -927,7 +994,13 @@ class Engine:
                 return True
             self.stats.conflicts += 1
             record, _ = await self._record(key, fresh=True)
+            if why == "due" and not self._is_due(record):
+                self.stats.overtaken += 1
+                return True
         return True
+
+    def _is_due(self, record: Conversation | None) -> bool:
+        return record is not None and record.wake_at is not None and record.wake_at <= self._clock.now()
 
     async def _put_right(self, key: Key) -> None:
         """A record that is due although nothing is to be done gets the ``wake_at`` that it should have."""
@@ -973,7 +1046,8 @@ class Engine:
             return
         error = task.exception()
         if isinstance(error, StoreUnavailable):
-            log.warning("the store is away: %s", error)
+            if self._away.due():
+                log.warning("the store is away: %s", error)
         elif error is not None:
             log.error("background work failed", exc_info=error)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from server.engine.backlog import Backlog, Key
+from server.telemetry.seldom import Seldom
 from storage.base import Clock, ConversationStore, StoreUnavailable
 from storage.models import TimeMs
 
@@ -29,12 +30,17 @@ LIVE_SHARE: Final = 4
 WATCHED_SECONDS: Final = 0.2
 """For so long after a live commit more are reckoned with; their rate is taken over as much."""
 CATCH_UP_SECONDS: Final = 0.05
+OVERTAKEN_MOST: Final = 8
+"""After so many that others had seen to, an instance goes on somewhere else in its backlog."""
+GIVE_WAY_SECONDS: Final = 0.05
 SOONEST_MS: Final = 20
 """Looks are at least so far apart."""
 SET_ASIDE_MS: Final = 60_000
 SET_ASIDE_MOST: Final = BACKLOG
 TOMBSTONES_EVERY_MS: Final = 60_000
 TOMBSTONES: Final = 200
+AWAY_EVERY_S: Final = 10.0
+"""While the store is away it is said so often; it is looked for with each sweep."""
 FAR: Final = 1 << 62
 
 
@@ -44,6 +50,11 @@ class Waker(Protocol):
     @property
     def live_commits(self) -> int:
         """How many commits there were that no sweep has caused."""
+        ...
+
+    @property
+    def overtaken(self) -> int:
+        """How many conversations somebody else had seen to when it came to them."""
         ...
 
     async def wake(self, keys: Sequence[Key]) -> Mapping[Key, Exception]:
@@ -111,6 +122,8 @@ class Sweeper:
         self._buried_at: TimeMs | None = None
         self._next_due: TimeMs = FAR
         self._sooner = asyncio.Event()
+        self._overtaken = engine.overtaken
+        self._away = Seldom(AWAY_EVERY_S)
 
     async def start(self) -> None:
         """Begin to sweep: at once, with what fell due while no server ran."""
@@ -127,6 +140,10 @@ class Sweeper:
         if at < self._next_due:
             self._next_due = at
             self._sooner.set()
+
+    def expect_now(self) -> None:
+        """Hear that another instance has let go of work: look very soon, but not all in the same moment."""
+        self.expect(self._clock.now() + round(1000 * random.uniform(0, GIVE_WAY_SECONDS)))  # noqa: S311
 
     async def sweep(self) -> int:
         """Work off what is due, and what falls due meanwhile; return how many conversations that were.
@@ -165,6 +182,7 @@ class Sweeper:
             while batch := self._backlog.take(BATCH):
                 count += len(batch)
                 await self._take_in_hand(batch)
+                await self._give_way()
                 if abs(self._clock.now() - self._looked_at) >= self._interval_ms:
                     await self._look()
             if not self._batches:
@@ -181,6 +199,18 @@ class Sweeper:
             await asyncio.sleep(rest)  # the processor's time, not the store's
         while len(self._in_hand) > IN_HAND - BATCH:
             await self._finish_some()
+
+    async def _give_way(self) -> None:
+        """Where others were first, go on at another place of the backlog, a moment later.
+
+        Who goes through what another has done is faster than that one, catches it up, and would then race it
+        for each conversation.
+        """
+        if self._engine.overtaken - self._overtaken < OVERTAKEN_MOST:
+            return
+        self._backlog.scatter()
+        await asyncio.sleep(random.uniform(0, GIVE_WAY_SECONDS))  # noqa: S311 - no secret
+        self._overtaken = self._engine.overtaken
 
     async def _wake(self, batch: list[Key]) -> None:
         try:
@@ -222,7 +252,8 @@ class Sweeper:
             try:
                 await self.sweep()
             except StoreUnavailable as error:
-                log.warning("the store is away: %s", error)
+                if self._away.due():
+                    log.warning("the store is away: %s", error)
                 self._next_due = FAR
             except Exception:  # nobody else looks for what is due: the next sweep is always tried
                 log.exception("a sweep failed")

@@ -88,7 +88,8 @@ async def settled(services: Services, command: Command, principal: Principal, se
         return accepted
     loop = asyncio.get_running_loop()
     end, ended = loop.time() + seconds, asyncio.Event()
-    with turns.watch((principal.tenant_id, command.conversation_id, command.key), ended.set):
+    turn = (principal.tenant_id, command.conversation_id, command.key)
+    async with services.hub.watch_turn(turn, ended.set):
         while True:
             ended.clear()
             accepted = await look_again(services, command, principal, accepted)

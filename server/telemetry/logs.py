@@ -19,11 +19,17 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from server.telemetry.seldom import Seldom
+
 MASK: Final = "***"
 MAX_TEXT_CHARS: Final = 4096
 MAX_DEPTH: Final = 6
 OURS: Final = ("parley", "protocol", "storage", "server")
 """The standard library's loggers that have the level of the setting; all others have a higher one."""
+
+STORE_UNAVAILABLE: Final = "store_unavailable"
+SELDOM: Final = {STORE_UNAVAILABLE: 1.0}
+"""What may happen a thousand times a second is one line in so many seconds; its ``count`` says how often."""
 
 _SECRET_KEY = re.compile(
     r"(?i)(^|[_.-])(token|secret|password|passwd|authorization|cookie|credentials?|api[_-]?key|private[_-]?key)$"
@@ -52,6 +58,7 @@ def configure_logging(
     *,
     stream: TextIO | None = None,
     secrets: Iterable[str] = (),
+    instance: str | None = None,
 ) -> None:
     """Send all logs of the process to ``stream`` (standard error), one line each.
 
@@ -63,11 +70,12 @@ def configure_logging(
         format: JSON objects, or lines for people.
         stream: where to write.
         secrets: texts to mask wherever they show, e.g. the signing secret.
+        instance: name of this process, which each line carries.
     """
     out = stream or sys.stderr
-    chain = _chain(secrets)
+    chain = _chain(secrets, instance)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, *chain, _renderer(format, out)],
+        processors=[_thin_out(), structlog.contextvars.merge_contextvars, *chain, _renderer(format, out)],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_names: _Lines(out),
         cache_logger_on_first_use=True,
@@ -144,7 +152,7 @@ def _escape(match: re.Match[str]) -> str:
     return _NAMES.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
-def _chain(secrets: Iterable[str]) -> list[Processor]:
+def _chain(secrets: Iterable[str], instance: str | None) -> list[Processor]:
     known = sorted({re.escape(secret) for secret in secrets if secret}, key=len, reverse=True)
     pattern = re.compile("|".join(known)) if known else None
 
@@ -157,12 +165,32 @@ def _chain(secrets: Iterable[str]) -> list[Processor]:
             redacted["exception"] = "\n".join("    " + line for line in lines)
         return redacted
 
+    def name_instance(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["instance"] = instance
+        return event
+
     return [
+        *([name_instance] if instance is not None else []),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,
         _keep_meta(redact_event),
     ]
+
+
+def _thin_out() -> Processor:
+    sayings = {event: Seldom(seconds) for event, seconds in SELDOM.items()}
+
+    def run(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        saying = sayings.get(event["event"])
+        if saying is not None:
+            count = saying.due()
+            if not count:
+                raise structlog.DropEvent
+            event["count"] = count
+        return event
+
+    return run
 
 
 def _keep_meta(process: Processor) -> Processor:

@@ -30,7 +30,7 @@ from protocol.frames import SUBPROTOCOL
 from server.app import Application, Server, build, listen, uvicorn_config
 from server.auth.tokens import Trust, issue_token
 from server.settings import Settings
-from storage.base import Store
+from storage.base import EventBus, Store
 from storage.memory.store import MemoryStore
 
 SECRET = "test-secret-of-at-least-thirty-two-bytes"
@@ -217,13 +217,14 @@ async def running_server(
     *,
     flows: Mapping[str, str] | None = None,
     store: Store | None = None,
+    bus: EventBus | None = None,
     dev: bool = False,
     **settings: Any,
 ) -> AsyncIterator[RunningServer]:
     """Serve in this event loop until the block ends. ``settings`` override those of tests."""
     write_flows(folder, flows)
     made = test_settings(folder, **settings)
-    application = build(made, store=store or MemoryStore(), dev=dev)
+    application = build(made, store=store or MemoryStore(), bus=bus, dev=dev)
     listener = listen(made.host, 0)
     listening = asyncio.Event()
     server = Server(uvicorn_config(application), listening.set)

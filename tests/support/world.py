@@ -172,7 +172,7 @@ class Instance:
             ),
             publish=world.published.append,
             sole_writer=False,
-            tell_owner=lambda tenant, conversation: world.bus.append((tenant, conversation)),
+            tell_owner=lambda tenant, conversation, owner: world.bus.append((tenant, conversation)),
             options=EngineOptions(instance_id=name, ring_size=world.ring_size, session_ms=SESSION_MS),
             expect=lambda at: self.sweeper.expect(at),
         )

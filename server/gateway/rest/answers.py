@@ -17,10 +17,10 @@ class ErrorAnswer(ServerModel):
 
 
 class Check(ServerModel):
-    """One dependency of the server."""
+    """One dependency of the server; ``latency_ms`` is null where it is not measured."""
 
     status: Literal["ok", "down"]
-    latency_ms: float
+    latency_ms: float | None
     reason: str | None
 
 
@@ -31,16 +31,16 @@ class Alive(ServerModel):
 
 
 class Ready(ServerModel):
-    """``status`` is ``ok``, or why no new connections are taken."""
+    """``status`` is ``ok``, ``degraded`` (the bus is away), or why no new connections are taken."""
 
-    status: Literal["ok", "draining", "starting", "store_unavailable"]
+    status: Literal["ok", "degraded", "draining", "starting", "store_unavailable"]
     checks: dict[str, Check]
 
 
 class HealthAnswer(ServerModel):
     """One line for monitoring pages."""
 
-    status: Literal["ok", "down"]
+    status: Literal["ok", "degraded", "down"]
     service: str
     version: str
     environment: str

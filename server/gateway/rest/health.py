@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from server.gateway.rest.envelope import json_response
 from server.telemetry.metrics import CONTENT_TYPE, Metrics
-from storage.base import StoreUnavailable
+from storage.base import BusHealth, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -29,14 +29,38 @@ class Readiness:
 
     Attributes:
         ping: raises StoreUnavailable unless the store serves.
+        bus: how the way to other instances is doing; None where there is none.
     """
 
     ping: Callable[[], Awaitable[None]]
+    bus: Callable[[], BusHealth] | None = None
     started: bool = False
     draining: bool = False
     _checked_at: float = -VERDICT_S
     _verdict: dict[str, Any] = field(default_factory=dict)
     _check: "asyncio.Task[dict[str, Any]] | None" = None
+
+    async def checks(self) -> dict[str, Mapping[str, Any]]:
+        """Return each dependency's ``{status, latency_ms, reason}``."""
+        checks: dict[str, Mapping[str, Any]] = {"store": await self.store()}
+        if self.bus is not None:
+            health = self.bus()
+            status = "ok" if health.up else "down"
+            checks["bus"] = {"status": status, "latency_ms": None, "reason": health.reason}
+        return checks
+
+    def not_ready(self, checks: Mapping[str, Mapping[str, Any]]) -> str | None:
+        """Return why no new connections are taken; None: they are. A bus that is away is no reason."""
+        if self.draining:
+            return "draining"
+        if not self.started:
+            return "starting"
+        return "store_unavailable" if checks["store"]["status"] != "ok" else None
+
+    @property
+    def store_is_up(self) -> bool:
+        """What the last verdict said."""
+        return self._verdict.get("status") == "ok"
 
     async def store(self) -> Mapping[str, Any]:
         """Return the store's ``{status, latency_ms, reason}``, at most a second old."""
@@ -113,17 +137,21 @@ class Health:
         return json_response({"status": "ok" if started else "starting"}, 200 if started else 503)
 
     async def readyz(self, _request: Request) -> Response:
-        """It takes new connections: started, not draining, and the store serves."""
-        store = await self._readiness.store()
-        reason = self._not_ready(store)
-        body = {"status": reason or "ok", "checks": {"store": store}}
+        """It takes new connections: started, not draining, and the store serves.
+
+        ``degraded``: it serves, but what other instances do is heard late.
+        """
+        checks = await self._readiness.checks()
+        reason = self._readiness.not_ready(checks)
+        body = {"status": reason or _status(checks), "checks": checks}
         return json_response(body, 503 if reason else 200)
 
     async def health(self, _request: Request) -> Response:
         """One line for monitoring pages."""
-        reason = self._not_ready(await self._readiness.store())
+        checks = await self._readiness.checks()
+        reason = self._readiness.not_ready(checks)
         body = {
-            "status": "down" if reason else "ok",
+            "status": "down" if reason else _status(checks),
             "service": SERVICE,
             "version": self._version,
             "environment": self._environment,
@@ -132,15 +160,13 @@ class Health:
 
     async def show_metrics(self, _request: Request) -> Response:
         """All numbers, for Prometheus."""
+        await self._readiness.store()  # so that `parley_store_up` tells of now
         return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def status(self, _request: Request) -> Response:
         """What this server is and what it takes."""
         return json_response({"service": SERVICE, "version": self._version, **self._status})
 
-    def _not_ready(self, store: Mapping[str, Any]) -> str | None:
-        if self._readiness.draining:
-            return "draining"
-        if not self._readiness.started:
-            return "starting"
-        return "store_unavailable" if store["status"] != "ok" else None
+
+def _status(checks: Mapping[str, Mapping[str, Any]]) -> str:
+    return "ok" if all(check["status"] == "ok" for check in checks.values()) else "degraded"

@@ -76,7 +76,7 @@ class InboxStream(Response):
         identity = enter(self._counter, self._principal)
         stream = EventStream(scope, receive, send)
         try:
-            with self._services.hub.inboxes.watch(self._principal.tenant_id, stream.wake):
+            async with self._services.hub.watch_inbox(self._principal.tenant_id, stream.wake):
                 await self._run(stream)
         except StreamEnded:
             return

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 import pytest
@@ -10,14 +10,18 @@ import pytest
 from server.delivery.bridge import (
     ENGINE_CHANNEL,
     VERSION,
+    Bridge,
     channel_of,
     commit_payload,
     read_batch,
     read_payload,
 )
-from server.delivery.hub import Hub
+from server.delivery.hub import Elsewhere, Hub
+from server.delivery.tails import ROUND_TICKS
 from server.engine.types import Publication
+from storage.base import StoreUnavailable
 from storage.memory.bus import BusHub, MemoryBus
+from storage.memory.store import MemoryStore
 from storage.models import Conversation
 from tests.support.delivery import OWNER, TENANT, FakeWatcher, Log, ManualTime, settle, watch
 
@@ -66,10 +70,13 @@ class Instance:
         async def read(tenant_id: str, conversation_id: str) -> Conversation | None:
             return await log.store.load(tenant_id, conversation_id)
 
-        self.woken: list[tuple[str, str]] = []
-        self.hub = Hub(
-            store=log.store, read=read, now_ms=time, bus=bus, on_engine=lambda *key: self.woken.append(key)
+        self.woken: list[tuple[str, ...]] = []
+        elsewhere = Elsewhere(
+            work=lambda *key: self.woken.append(key),
+            due=lambda: self.woken.append(("due",)),
+            flows=lambda: self.woken.append(("flows",)),
         )
+        self.hub = Hub(store=log.store, read=read, now_ms=time, bus=bus, elsewhere=elsewhere)
 
 
 def instances(log: Log, count: int = 2, time: ManualTime | None = None) -> list[Instance]:
@@ -153,9 +160,11 @@ async def test_an_engine_is_told_that_another_instance_has_work_for_it() -> None
     here, there = instances(Log())
     await here.hub.start()
     await there.hub.start()
-    here.hub.tell_owner(TENANT, "c1")
+    here.hub.tell_owner(TENANT, "c1", "there")
+    here.hub.tell_due()
+    here.hub.tell_flows()
     await loops()
-    assert there.woken == [(TENANT, "c1")]
+    assert there.woken == [(TENANT, "c1", "there"), ("due",), ("flows",)]
     assert here.woken == []
 
 
@@ -223,3 +232,94 @@ async def _chaos(seed: int, publish: Callable[[Instance, Publication], None]) ->
 @pytest.mark.parametrize("seed", range(50))
 async def test_whatever_the_bus_loses_is_healed_within_ten_seconds(seed: int) -> None:
     await _chaos(seed, lambda instance, publication: instance.hub.publish(publication))
+
+
+class CountingLog(MemoryStore):
+    """A store that counts how many conversations' offsets were asked for, read by read; it may be away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+        self.away = False
+
+    async def offsets(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, int]]:
+        self.asked.append(len(keys))
+        if self.away:
+            raise StoreUnavailable("away")
+        return await super().offsets(keys)
+
+
+async def crowd(count: int) -> tuple[CountingLog, Hub, BusHub]:
+    """Return a hub with so many watched conversations that were never written to."""
+    store, shared = CountingLog(), BusHub()
+
+    async def read(tenant_id: str, conversation_id: str) -> Conversation | None:
+        return await store.load(tenant_id, conversation_id)
+
+    hub = Hub(store=store, read=read, now_ms=ManualTime(), bus=MemoryBus(shared))
+    for number in range(count):
+        await watch(hub, FakeWatcher(), conversation_id=f"c{number}")
+    return store, hub, shared
+
+
+async def test_tails_are_compared_evenly_over_a_round() -> None:
+    store, hub, _ = await crowd(700)
+    for second in range(ROUND_TICKS):
+        hub.tick(second * 1000)
+        await settle(hub)
+    assert sum(store.asked) == 700
+    assert len(store.asked) == ROUND_TICKS
+    assert max(store.asked) < 200
+
+
+async def test_a_bus_that_is_back_has_all_tails_compared_at_once_in_batches() -> None:
+    store, hub, _ = await crowd(1_200)
+    hub.restored()
+    await settle(hub)
+    assert store.asked == [500, 500, 200]
+
+
+async def test_tails_that_the_store_was_away_for_are_compared_as_soon_as_it_is_back() -> None:
+    store, hub, _ = await crowd(700)
+    store.away = True
+    hub.restored()
+    await settle(hub)
+    for second in range(20):
+        hub.tick(second * 1000)
+        await settle(hub)
+    assert store.asked == [500] * 21  # one read a tick finds out whether it is back
+    store.away, store.asked = False, []
+    hub.tick(21_000)
+    await settle(hub)
+    assert sum(store.asked) == 700
+
+
+async def test_a_lost_tail_is_healed_although_no_gap_shows() -> None:
+    log, time = Log(), ManualTime()
+    there = instances(log, time=time)[1]
+    await log.say()
+    watcher = FakeWatcher()
+    await watch(there.hub, watcher)
+    await log.say()  # of which nothing is published
+    for _ in range(8):
+        time.now += 1000
+        there.hub.tick(time.now)
+        await settle(there.hub)
+    assert collected(watcher) == [2]
+
+
+async def test_two_who_want_one_channel_leave_it_one_by_one() -> None:
+    heard: list[bytes] = []
+    shared = BusHub()
+    bridge = Bridge(MemoryBus(shared), heard.append)
+    async with bridge.hearing("here"):
+        async with bridge.hearing("here"):
+            pass
+        await loops()
+        MemoryBus(shared).publish("here", b"1")
+        await loops()
+    await loops()
+    MemoryBus(shared).publish("here", b"2")
+    await loops()
+    assert heard == [b"1"]
+    assert shared.receivers == {}

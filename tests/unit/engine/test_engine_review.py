@@ -462,7 +462,7 @@ async def test_a_write_that_is_being_reconciled_is_open_like_a_write() -> None:
 
 async def test_whoever_pre_empts_tells_the_owner() -> None:
     """Its effect is stopped at once, not when its lease is renewed next."""
-    told: list[tuple[str, str]] = []
+    told: list[tuple[str, str, str]] = []
 
     async def run(context: ActionContext, **_: Any) -> Any:
         await asyncio.get_running_loop().create_future()
@@ -475,7 +475,10 @@ async def test_whoever_pre_empts_tells_the_owner() -> None:
         ) as other:
             other.engine._tell_owner = lambda *key: told.append(key)
             await other.send("cancel", {}, key="pre-empting")
-            assert told == [("t", "c1")]
+            assert told == [("t", "c1", "i1")]
+            talk.engine.on_bus("t", "c1", "i3")
+            await talk.rest()
+            assert talk.engine.running_effects == 1  # it was said to somebody else
             talk.engine.on_bus(*told[0])
             await talk.rest()
             assert talk.engine.running_effects == 0

@@ -24,6 +24,7 @@ class Waker:
         self._store = store
         self.asked: list[str] = []
         self.live_commits = 0
+        self.overtaken = 0
         self.away = False
 
     async def wake(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Exception]:
