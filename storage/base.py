@@ -435,6 +435,8 @@ class EventBus(Protocol):
 class Window:
     """At most ``limit`` in any ``period_ms``: a sliding window, exact to a sixtieth and never too generous.
 
+    A limit of 0 allows nothing.
+
     ``name`` tells windows of one key apart and stands in its status: ``minute``, ``hour``, ``day``.
     """
 
@@ -445,7 +447,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A token bucket: at most ``limit`` at once, ``refill`` more every ``period_ms``, evenly."""
+    """A token bucket: at most ``limit`` at once, ``refill`` (>= 1) come back every ``period_ms``, evenly."""
 
     name: str
     limit: int
@@ -536,6 +538,20 @@ class Cache(Protocol):
         """Forget what these keys tell."""
 
 
+class Shared(Protocol):
+    """What instances count and remember together. It is lost with its service, and nothing breaks."""
+
+    limiter: Limiter
+    presence: Presence
+    cache: Cache
+
+    async def open(self) -> None:
+        """Connect, or go on trying in the background. Raises BusRefused as ``EventBus.open`` does."""
+
+    async def close(self) -> None:
+        """Release everything. Idempotent."""
+
+
 PRESENCE_TTL_MS: Final = 30_000
 """After how long an instance that says nothing any more is not counted as connected to anybody."""
 
@@ -572,6 +588,7 @@ __all__ = [
     "Limiter",
     "Presence",
     "Present",
+    "Shared",
     "StorageError",
     "Store",
     "StoreLocked",

@@ -14,8 +14,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from storage.base import EventBus, StorageError, Store
-from storage.memory import MemoryBus, MemoryStore
+from storage.base import EventBus, Shared, StorageError, Store
+from storage.memory import MemoryBus, MemoryShared, MemoryStore
 from storage.models import TimeMs
 
 LATER: Final = {
@@ -53,6 +53,11 @@ def open_bus(url: str) -> EventBus:
         case "redis" | "rediss":
             return _redis(url)
     return cast(EventBus, _factory(url, BUS_FORMS, "PARLEY_BUS")())
+
+
+def open_shared(url: str) -> Shared:
+    """Return what instances of a bus URL count and remember together, not yet opened."""
+    return MemoryShared()
 
 
 def check_pair(store_url: str, bus_url: str) -> None:
