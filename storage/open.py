@@ -12,11 +12,14 @@ Nothing is opened here: the caller awaits ``open()``.
 
 import importlib
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from storage.base import EventBus, Shared, StorageError, Store
 from storage.memory import MemoryBus, MemoryShared, MemoryStore
 from storage.models import TimeMs
+
+if TYPE_CHECKING:
+    from storage.redis import Address
 
 LATER: Final = {
     "mongodb": "MongoDB comes with a later release; until then set PARLEY_STORE=sqlite:parley.db",
@@ -51,13 +54,22 @@ def open_bus(url: str) -> EventBus:
             _expect_nothing(url, rest)
             return MemoryBus()
         case "redis" | "rediss":
-            return _redis(url)
+            from storage.redis import RedisBus  # not before it is asked for: a cold start counts
+
+            return RedisBus(_address(url))
     return cast(EventBus, _factory(url, BUS_FORMS, "PARLEY_BUS")())
 
 
 def open_shared(url: str) -> Shared:
-    """Return what instances of a bus URL count and remember together, not yet opened."""
-    return MemoryShared()
+    """Return what the instances of a bus count and remember together, not yet opened.
+
+    That is kept beside a Redis bus; with any other bus each instance has its own. Raises StorageUrlInvalid.
+    """
+    if _scheme(url) not in ("redis", "rediss"):
+        return MemoryShared()
+    from storage.redis import RedisShared
+
+    return RedisShared(_address(url))
 
 
 def check_pair(store_url: str, bus_url: str) -> None:
@@ -91,11 +103,11 @@ def _sqlite(path: str, clock: Callable[[], TimeMs] | None) -> Store:
     return SqliteStore(path, clock=clock)
 
 
-def _redis(url: str) -> EventBus:
-    from storage.redis import Address, RedisBus
+def _address(url: str) -> "Address":
+    from storage.redis import Address
 
     try:
-        return RedisBus(Address.parse(url))
+        return Address.parse(url)
     except ValueError as error:
         raise StorageUrlInvalid(f"PARLEY_BUS={_shown(url)} {error}") from error
 

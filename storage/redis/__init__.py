@@ -5,5 +5,6 @@ Redis is a hint here and never the truth: whatever it loses is healed from the s
 
 from storage.redis.address import Address
 from storage.redis.bus import RedisBus
+from storage.redis.shared import RedisShared
 
-__all__ = ["Address", "RedisBus"]
+__all__ = ["Address", "RedisBus", "RedisShared"]

@@ -40,6 +40,7 @@ class Commands(Link):
         self._queued_bytes = 0
         self._unanswered: deque[asyncio.Future[Any] | None] = deque()
         self._asked_at = 0.0
+        self._stuck = False
         self._flushing = False
 
     def post(self, *command: Arg) -> None:
@@ -50,10 +51,11 @@ class Commands(Link):
         """Send a command and return its reply.
 
         Raises:
-            Away: the server is away, or does not answer within a second.
+            Away: the server is away, or does not answer within a second (once it did not, nobody waits for
+                it until it answers again).
             hiredis.ReplyError: it refuses.
         """
-        if not self.up or self.wire is None or self.wire.paused:
+        if not self.up or self.wire is None or self.wire.paused or self._stuck:
             raise Away(self.reason or "does not answer")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._add(pack(command), future)
@@ -61,6 +63,7 @@ class Commands(Link):
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 reply = await future
         except TimeoutError as error:
+            self._stuck = self.up
             raise Away("does not answer") from error
         if isinstance(reply, hiredis.ReplyError):
             raise reply
@@ -121,6 +124,7 @@ class Commands(Link):
         wire.write(data)
 
     def _take(self, reply: Any) -> None:
+        self._stuck = False
         if not self._unanswered:
             self.rebuild("answers what was not asked")
             return
@@ -136,6 +140,7 @@ class Commands(Link):
 
     def _drop(self) -> None:
         """Fail who waits; what was posted and not sent stays for the next connection."""
+        self._stuck = False
         waiting = [*self._unanswered, *(future for _, future in self._queue)]
         self._unanswered.clear()
         kept = [(data, future) for data, future in self._queue if future is None]

@@ -42,6 +42,7 @@ class Link:
 
     Attributes:
         up: it works.
+        lives: how many connections were made.
         reason: why it does not; the end of a sentence that begins with "Redis".
         server: what the server said of itself when it was last reached.
     """
@@ -61,6 +62,7 @@ class Link:
         self.address, self.host, self.port = address, host, port
         self.pace = pace
         self.up = False
+        self.lives = 0
         self.reason: str | None = "is not connected yet"
         self.server = Server((), cluster=bool(address.cluster))
         self.wire: Wire | None = None
@@ -137,6 +139,7 @@ class Link:
         else:
             if self.wire is wire:
                 self.up, self.reason = True, None
+                self.lives += 1
                 _log.info("redis_connected", role=self.role, server=f"{self.host}:{self.port}")
                 self._changed()
                 self._ready()

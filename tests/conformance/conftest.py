@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.base import Store
-from storage.memory import MemoryStore
+from storage.base import Shared, Store
+from storage.memory import MemoryShared, MemoryStore
+from storage.redis import Address, RedisShared
 from storage.sqlite import SqliteStore
 from tests.support.records import NOW
 from tests.support.split_store import SplitStore
@@ -52,6 +53,17 @@ async def store(adapter: str, clock: Clock, tmp_path: Path) -> AsyncIterator[Sto
     await store.open()
     yield store
     await store.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.needs("redis"))])
+async def shared(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Shared]:
+    """What instances count and remember together, by ``clock``."""
+    shared: Shared = MemoryShared(clock)
+    if request.param == "redis":
+        shared = RedisShared(Address.parse(request.getfixturevalue("redis_url")), clock=clock)
+    await shared.open()
+    yield shared
+    await shared.close()
 
 
 @pytest.fixture
