@@ -233,6 +233,7 @@ class Application:
             ),
             wheel=self.wheel,
             now_ms=monotonic_ms,
+            instance_id=self.instance_id,
         )
 
     def _health(self) -> Health:

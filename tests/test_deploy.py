@@ -25,6 +25,7 @@ from protocol.errors import ErrorCode, Refused
 from server.gateway.rest.preferences import MAX_WAIT_S
 from server.settings import Settings
 from tests.support.balancer import CONFIGURATION
+from tests.support.cluster import cluster
 from tests.support.server import ROOT, running_server
 
 KUBERNETES = ROOT / "deploy/kubernetes"
@@ -333,10 +334,34 @@ def test_the_balancers_own_refusals_have_the_form_of_the_servers() -> None:
         assert refusal["temporary"] == like.temporary
 
 
+DASHBOARD = json.loads((ROOT / "deploy/grafana/parley.json").read_text())
+
+
+def expressions() -> list[str]:
+    return [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
+
+
+async def test_every_metric_of_the_dashboard_exists(tmp_path: Path) -> None:
+    queries = [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"][1:]]
+    named = {
+        name for text in expressions() + queries for name in re.findall(r"\b((?:parley|process)_\w+)", text)
+    }
+    there = await families(tmp_path)
+    assert len(named) > 15
+    assert sorted(named - there) == []
+
+
+def test_the_panels_of_the_dashboard_follow_the_chosen_instances_and_fit_on_its_grid() -> None:
+    places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    assert len({(place["x"], place["y"]) for place in places}) == len(places)
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
+    assert all("instance=~" in text for text in expressions())
+
+
 async def families(folder: Path) -> set[str]:
-    """Return the names of all series that a server offers to Prometheus."""
-    async with running_server(folder) as server:
+    """Return the names of all series that an instance among several offers to Prometheus."""
+    async with cluster(folder) as [server, _]:
         text = await asyncio.to_thread(lambda: urlopen(server.url + "/metrics").read().decode())
-    return set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE)) | set(
-        re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)
-    )
+    series = re.findall(r"^(\w+)[{ ]", text, re.MULTILINE)
+    return {*series, *re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)}

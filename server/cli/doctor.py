@@ -1,5 +1,6 @@
 """``parley doctor``: looks at everything a server here would need, and says how to mend what is wrong."""
 
+import asyncio
 import json
 import os
 import platform
@@ -8,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -16,28 +17,19 @@ from typing import Final, NamedTuple
 
 import rich_click as click
 
-from server.cli.colours import Level, mark
-from server.cli.errors import FAILED, OK
+from server.cli.colours import mark
+from server.cli.errors import FAILED, OK, USAGE, CliError
 from server.cli.project import Project, shown
+from server.cli.target import Target
 from server.settings import Settings, SettingsInvalid, without_credentials
+from storage.inspection import CLOCK_FIX, CLOCK_SKEW_S, Finding
 
 OLDEST_PYTHON: Final = (3, 11)
 LEAST_FREE_BYTES: Final = 1024**3
 SPARE_FILES: Final = 200
 """Descriptors beside those of connections: database, log, listening sockets, what actions open."""
-CLOCK_SKEW_S: Final = 5.0
 OLDEST_TIME_S: Final = 1_767_225_600  # 2026: a clock before this release is wrong
 CALL_TIMEOUT_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; ``fix`` says what to do, unless it is ``ok``."""
-
-    level: Level
-    subject: str
-    message: str
-    fix: str | None = None
 
 
 class _Answer(NamedTuple):
@@ -49,14 +41,27 @@ class _Answer(NamedTuple):
 @click.command()
 @click.option("--project", "place", type=click.Path(path_type=Path), metavar="FOLDER", help="The project.")
 @click.option("--dev", "is_dev", is_flag=True, help="Judge as for `dev`, which keeps a secret of its own.")
+@click.option("--url", metavar="URL", help="Where clients reach the server: look at the proxy there, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of the findings.")
-def doctor(place: Path | None, is_dev: bool, as_json: bool) -> int:
-    """Look at settings, flows, store, port, clock and limits of this machine, and say how to mend them.
+def doctor(place: Path | None, is_dev: bool, url: str | None, as_json: bool) -> int:
+    """Look at all that a server here needs, and say how to mend what is wrong.
+
+    Settings, flows, store, port, clock and limits of this machine; of MongoDB version, replica set, writes,
+    indexes, clock, TLS and credentials; of Redis version, eviction, output buffers, clock, TLS and
+    credentials; with --url whether the proxy there passes sockets on and keeps what is said to itself.
 
     Nothing is changed, and a server that runs is not disturbed. The exit code is 1 if `serve` would not
     start or not work; warnings leave it 0.
     """
+    try:
+        target = Target(url) if url else None
+    except ValueError:
+        raise CliError(f"{url} is no address of a server, e.g. https://chat.example.", USAGE) from None
     found = list(findings(Project.at(place), is_dev=is_dev))
+    if target is not None:
+        from server.cli import proxy
+
+        found += proxy.findings(target)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found]))
     else:
@@ -85,8 +90,9 @@ def findings(project: Project, *, is_dev: bool) -> Iterator[Finding]:
     if is_dev and not project.state.exists():
         yield _new_state(project)
     else:
-        yield _store(settings)
-    for look in (_disk, _port, _clock, _files):
+        yield from _store(settings)
+    yield from _bus(settings)
+    for look in (_port, _clock, _files):
         yield look(settings)
 
 
@@ -134,16 +140,32 @@ def _flows(project: Project, settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "flows", ", ".join(sorted(loaded.flow.flow_id for loaded in report.flows)))
 
 
-def _store(settings: Settings) -> Finding:
+def _store(settings: Settings) -> Iterator[Finding]:
     url = settings.store
-    if url.startswith("memory:"):
+    if url.startswith("sqlite:"):
+        path = Path(url.removeprefix("sqlite:")).expanduser().absolute()
+        yield _file(path)
+        yield _disk(path)
+    elif url.startswith("memory:"):
         fix = "Set PARLEY_STORE=sqlite:parley.db to keep conversations."
-        return Finding("warning", "store", "memory: forgets everything when the server ends", fix)
-    if not url.startswith("sqlite:"):
-        return Finding("ok", "store", f"{without_credentials(url)} (not looked at)")
+        yield Finding("warning", "store", "memory: forgets everything when the server ends", fix)
+    else:
+        yield Finding("ok", "store", f"{without_credentials(url)} (not looked at)")
+
+
+def _bus(settings: Settings) -> Iterator[Finding]:
+    if settings.bus.startswith("redis"):
+        from storage.redis.inspect import inspect
+
+        yield from asyncio.run(inspect(settings.bus))
+    elif settings.bus == "memory:" and settings.store.startswith("mongodb"):
+        fix = "Set PARLEY_BUS=redis://... before you start a second one."
+        yield Finding("warning", "bus", "memory: serves one instance", fix)
+
+
+def _file(path: Path) -> Finding:
     from storage.sqlite.inspect import inspect
 
-    path = Path(url.removeprefix("sqlite:")).expanduser().absolute()
     state = inspect(path)
     if state.problem:
         what, _, fix = state.problem.partition(": ")
@@ -153,8 +175,7 @@ def _store(settings: Settings) -> Finding:
     return Finding("ok", "store", f"{shown(path)}, {state.size / 1e6:.1f} MB" if state.size else shown(path))
 
 
-def _disk(settings: Settings) -> Finding:
-    path = Path(settings.store.removeprefix("sqlite:")).expanduser().absolute()
+def _disk(path: Path) -> Finding:
     folder = next(parent for parent in path.parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
     if free < LEAST_FREE_BYTES:
@@ -183,14 +204,16 @@ def _port(settings: Settings) -> Finding:
 
 def _clock(settings: Settings) -> Finding:
     now = time.time()
-    fix = "Synchronise the clock, e.g. by chrony or systemd-timesyncd."
     if now < OLDEST_TIME_S:
-        return Finding("problem", "clock", f"it says {time.strftime('%Y-%m-%d', time.gmtime(now))}", fix)
+        told = f"it says {time.strftime('%Y-%m-%d', time.gmtime(now))}"
+        return Finding("problem", "clock", told, CLOCK_FIX)
     server = _health(settings) if settings.port else None
     if server is not None and server.date:
         skew = abs(parsedate_to_datetime(server.date).timestamp() - time.time())
         if skew > CLOCK_SKEW_S:
-            return Finding("warning", "clock", f"the server's is {skew:.0f} seconds away from this one", fix)
+            return Finding(
+                "warning", "clock", f"the server's is {skew:.0f} seconds away from this one", CLOCK_FIX
+            )
     return Finding("ok", "clock", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)))
 
 

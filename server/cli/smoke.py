@@ -7,10 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import orjson
 import rich_click as click
@@ -20,6 +18,7 @@ from server.cli.access import access_to, with_access
 from server.cli.colours import Level, mark
 from server.cli.errors import FAILED, OK, UNREACHABLE, USAGE, CliError
 from server.cli.project import Project
+from server.cli.target import Reply, Target, Unanswered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
 STEP_SECONDS: Final = 15.0
+TRIES_AN_INSTANCE: Final = 6
+"""Connections for each instance that is looked for: a balancer may choose by chance."""
+INSTANCE_HEADER: Final = "X-Parley-Instance"
+"""In the answer to the handshake: who of several equal ones took the socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,14 @@ class NotAsPromised(Exception):  # noqa: N818 - what happened
 @click.option("--project", "place", type=click.Path(path_type=Path), metavar="FOLDER", help="The project.")
 @with_access
 @click.option("--say", "text", default="hello", show_default=True, metavar="TEXT", help="What is said there.")
+@click.option(
+    "--instances",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many instances have to be found behind URL.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of the steps.")
 def smoke(
     server: str | None,
@@ -55,20 +66,22 @@ def smoke(
     url: str | None,
     token: str | None,
     text: str,
+    instances: int,
     as_json: bool,
 ) -> int:
     """Walk through what clients rely on, against the server at URL, in a new conversation.
 
-    Probes, sign-in, a turn, the same message again, a lost connection, history, state, reset. Through a
-    load balancer the second connection may reach another instance: that is then tried too. Each step that
-    is not as promised is said; the exit code is 1 if there is one.
+    Probes, sign-in, a turn, the same message again, a lost connection, history, state, reset. Behind a load
+    balancer it reconnects until other instances answer (N of them with --instances N): each has to tell the
+    same events in the same order, and what is said to one has to be heard at another. Each step that is not
+    as promised is said; the exit code is 1 if there is one.
     """
     access = access_to(Project.at(place), "smoke", url=server or url, token=token, user_id=user_id)
     try:
-        target = _Target(access.url)
+        target = Target(access.url)
     except ValueError:
         raise CliError(f"{access.url} is no address of a server, e.g. https://chat.example.", USAGE) from None
-    results = asyncio.run(_walk(target, access.token_text(), text))
+    results = asyncio.run(_walk(_Walk(target, access.token_text(), text, instances)))
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results]))
     else:
@@ -81,38 +94,12 @@ def smoke(
     return FAILED if any(result.problem for result in results) else OK
 
 
-class _Target:
-    """The addresses of a server. Raises ValueError: ``url`` is none."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
-            raise ValueError(url)
-        self.is_secure = parts.scheme in ("https", "wss")
-        self.host = parts.hostname or ""
-        self.port = parts.port
-        self._prefix = parts.path.rstrip("/")
-        place = parts.netloc + self._prefix
-        self.socket = f"{'wss' if self.is_secure else 'ws'}://{place}/v1/ws"
-
-    def get(self, path: str) -> tuple[int, bytes]:
-        kind = HTTPSConnection if self.is_secure else HTTPConnection
-        connection = kind(self.host, self.port, timeout=STEP_SECONDS)
-        try:
-            connection.request("GET", self._prefix + path)
-            response = connection.getresponse()
-            return response.status, response.read()
-        except (OSError, HTTPException) as error:
-            raise NotAsPromised(f"{path} does not answer ({error})") from None
-        finally:
-            connection.close()
-
-
 class _Client:
-    """One socket that has had its welcome."""
+    """One open socket, and which instance has it (empty where it does not say)."""
 
     def __init__(self, socket: "ClientConnection") -> None:
         self._socket = socket
+        self.instance = socket.response.headers.get(INSTANCE_HEADER, "") if socket.response else ""
         self._early: list[Mapping[str, Any]] = []
         self._count = 0
 
@@ -147,7 +134,7 @@ class _Client:
 
 
 @asynccontextmanager
-async def _connected(target: _Target) -> "AsyncIterator[_Client]":
+async def _connected(target: Target) -> "AsyncIterator[_Client]":
     from websockets.asyncio.client import connect
 
     async with connect(target.socket, subprotocols=[SUBPROTOCOL], close_timeout=2) as socket:  # type: ignore[list-item]
@@ -157,10 +144,11 @@ async def _connected(target: _Target) -> "AsyncIterator[_Client]":
 class _Walk:
     """The steps, and what one learns for the next."""
 
-    def __init__(self, target: _Target, token: str, text: str) -> None:
+    def __init__(self, target: Target, token: str, text: str, instances: int) -> None:
         self._target = target
         self._token = token
         self._text = text
+        self._wanted = instances
         self._conversation = f"smoke-{secrets.token_hex(16)}"
         self._key = secrets.token_hex(16)
         self._epoch: str | None = None
@@ -174,16 +162,24 @@ class _Walk:
             "a message gets its turn": self._turn,
             "the same message again changes nothing": self._again,
             "what was missed comes after a lost connection": self._resume,
+            "every instance tells the same": self._instances,
+            "a second device hears what the first one says": self._devices,
             "history and state tell the same": self._memory,
             "a reset clears the conversation": self._reset,
         }
 
     async def _probes(self) -> None:
         for path in ("/livez", "/readyz"):
-            status, body = await asyncio.to_thread(self._target.get, path)
+            status, body, _ = await self._get(path)
             _must(status == 200, f"{path} answers {status}: {body[:200].decode(errors='replace')}")
-        status, body = await asyncio.to_thread(self._target.get, "/v1/status")
+        status, body, _ = await self._get("/v1/status")
         _must(status == 200 and b'"parley"' in body, "/v1/status is not that of a Parley server")
+
+    async def _get(self, path: str) -> Reply:
+        try:
+            return await asyncio.to_thread(self._target.get, path)
+        except Unanswered as error:
+            raise NotAsPromised(f"{path} does not answer ({error})") from None
 
     async def _wrong_token(self) -> None:
         from websockets.exceptions import ConnectionClosed
@@ -246,6 +242,39 @@ class _Walk:
                     _must(frame["from"] == expected, f"events from {frame['from']} came, not {expected}")
                     expected = frame["to"] + 1
 
+    async def _instances(self) -> None:
+        """Reconnect until enough instances have answered; each has to tell everything from the beginning."""
+        told: dict[str, list[Mapping[str, Any]]] = {}
+        looked_for = max(self._wanted, 2)
+        for _ in range(TRIES_AN_INSTANCE * looked_for):
+            async with _connected(self._target) as client:
+                if client.instance not in told:
+                    told[client.instance] = await self._everything(client)
+            if len(told) == looked_for:
+                break
+        first, *others = told.values()
+        _must(all(other == first for other in others), "instances tell different events")
+        _must(len(told) >= self._wanted, f"only {len(told)} of {self._wanted} instances answered")
+
+    async def _everything(self, client: _Client) -> list[Mapping[str, Any]]:
+        welcome = await self._hello(client, resume={"epoch": self._epoch, "offset": 0})
+        _must(welcome["recovered"], f"instance {client.instance} sent a snapshot instead of what was missed")
+        frames = await client.until(_ends(self._key))
+        return [event for frame in frames if frame["type"] == "events" for event in frame["events"]]
+
+    async def _devices(self) -> None:
+        """On two instances where there are: a balancer gives the second socket to the other one."""
+        async with _connected(self._target) as first, _connected(self._target) as second:
+            await self._hello(first)
+            await self._hello(second)
+            self._key = secrets.token_hex(16)
+            await self._say(first)
+            heard = [await client.until(_ends(self._key)) for client in (first, second)]
+            said, other = (
+                [e for f in frames if f["type"] == "events" for e in f["events"]] for frames in heard
+            )
+            _must(said == other, "they heard different events")
+
     async def _memory(self) -> None:
         async with _connected(self._target) as client:
             await self._hello(client)
@@ -263,10 +292,10 @@ class _Walk:
             _must(state["result"]["status"] == "idle", f"it is {state['result']['status']} afterwards")
 
 
-async def _walk(target: _Target, token: str, text: str) -> list[Result]:
+async def _walk(walk: "_Walk") -> list[Result]:
     """Take the steps; after the first one that cannot be taken, the rest make no sense."""
     results: list[Result] = []
-    for name, step in _Walk(target, token, text).steps().items():
+    for name, step in walk.steps().items():
         began = time.perf_counter()
         problem = await _problem_of(step)
         results.append(Result(name, round((time.perf_counter() - began) * 1000), problem))

@@ -29,6 +29,8 @@ from server.handlers.services import Services
 from server.limits.connections import ConnectionCounter
 
 PATH: Final = "/v1/ws"
+INSTANCE_HEADER: Final = b"x-parley-instance"
+"""In the answer to the handshake, for operators: which of several equal instances has this socket."""
 BUSY_CHECK_MS: Final = 1000
 AFTER_BUSY_MS: Final = 2000
 """After a long handler the peer's frames of that time are read before its silence is judged."""
@@ -52,6 +54,7 @@ class Gateway:
         counter: the caps on connections.
         wheel: the clockwork.
         now_ms: monotonic milliseconds, the time of sessions.
+        instance_id: the name of this instance.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Gateway:
         counter: ConnectionCounter,
         wheel: Wheel,
         now_ms: Callable[[], int],
+        instance_id: str,
     ) -> None:
         self.services = services
         self.limits = limits
@@ -72,6 +76,7 @@ class Gateway:
         self.connections: set[Connection] = set()
         self.draining = False
         self._origins = origins
+        self._headers = [(INSTANCE_HEADER, instance_id.encode())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one socket (ASGI)."""
@@ -89,7 +94,8 @@ class Gateway:
         offered = SUBPROTOCOL in scope["subprotocols"]
         if (await receive())["type"] != "websocket.connect":
             return
-        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
+        subprotocol = SUBPROTOCOL if offered else None
+        await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": self._headers})
         wire.forget_handshake()
         refusal = refusal or self._full()
         if refusal is not None:
@@ -98,7 +104,7 @@ class Gateway:
             wire.close(refusal.code, refusal.reason)
             return
         connection = Connection(self, wire, bearer)
-        del scope, send, offered, bearer, refusal  # this frame lives as long as the connection
+        del scope, send, offered, subprotocol, bearer, refusal  # this frame lives as long as the connection
         try:
             await connection.run(receive)
         finally:

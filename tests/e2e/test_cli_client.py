@@ -82,7 +82,7 @@ def test_smoke_finds_a_sound_server_sound(project: Path, dev: Dev) -> None:
     walked = parley("smoke", "--json", cwd=project)
     assert walked.returncode == 0, walked.stdout
     steps = json.loads(walked.stdout)
-    assert len(steps) == 7
+    assert len(steps) == 9
     assert [step for step in steps if step["problem"]] == []
 
 

@@ -30,17 +30,23 @@ class Balancer(RemoteServer):
 
 
 @contextlib.contextmanager
-def balancer(folder: Path, addresses: Sequence[tuple[str, int]]) -> Iterator[Balancer]:
+def balancer(
+    folder: Path,
+    addresses: Sequence[tuple[str, int]],
+    *,
+    configuration: Path = CONFIGURATION,
+    port: int | None = None,
+) -> Iterator[Balancer]:
     """Run nginx before instances at these addresses until the block ends.
 
     The file is the project's own, linked to; beside it, in ``folder``, are those that differ from place to
-    place.
+    place. Another ``configuration`` listens at ``port``.
     """
     assert NGINX is not None
     place = folder / "nginx"
     place.mkdir()
-    (place / "nginx.conf").symlink_to(CONFIGURATION)
-    port = free_port()
+    (place / "nginx.conf").symlink_to(configuration)
+    port = port or free_port()
     (place / "listen.conf").write_text(f"listen 127.0.0.1:{port};\n")
     lines = [f"server {host}:{port_} max_fails=1 fail_timeout=2s;\n" for host, port_ in addresses]
     (place / "instances.conf").write_text("".join(lines))
