@@ -7,6 +7,7 @@ uvicorn until a signal ends it.
 import asyncio
 import contextlib
 import gc
+import os
 import secrets
 import signal
 import socket
@@ -53,7 +54,8 @@ from server.limits.connections import ConnectionCounter
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 from server.version import version as server_version
-from storage.base import EventBus, Store
+from server.workers import Place, Siblings
+from storage.base import EventBus, StorageError, Store
 from storage.open import open_bus, open_store
 
 GRACEFUL_S: Final = 2
@@ -66,6 +68,10 @@ BACKLOG: Final = 2048
 GC_THRESHOLD: Final = 50_000
 
 _log = structlog.get_logger(__name__)
+
+
+class AloneOnly(StorageError):  # noqa: N818 - what is the matter
+    """Several instances were asked for over what serves one. The message says what to set."""
 
 
 def monotonic_ms() -> int:
@@ -84,13 +90,16 @@ class Application:
         routes: what it answers over HTTP.
     """
 
-    def __init__(self, settings: Settings, store: Store, bus: EventBus | None, *, dev: bool) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, bus: EventBus | None, *, dev: bool, place: Place | None
+    ) -> None:
         self.settings = settings
         self.url = ""
         self.flows = FolderReport((), ())
         self.instance_id = settings.instance_id or secrets.token_hex(4)
         self.store = store
         self.metrics = Metrics()
+        self._siblings = Siblings(place, self.metrics) if place is not None else None
         self.readiness = Readiness(store.ping, bus.health if bus is not None else None)
         self._dev = dev
         self._origins = OriginPolicy(settings.origins)
@@ -141,6 +150,7 @@ class Application:
         """
         if self.readiness.started:
             return
+        self._check_company()
         await self.store.open()
         try:
             if self._bus is not None:
@@ -154,10 +164,25 @@ class Application:
             await self.engine.start()
             await self.sweeper.start()
             await self.wheel.start()
+            if self._siblings is not None:
+                await self._siblings.start()
         except BaseException:
             await self._close()
             raise
         self.readiness.started = True
+
+    def _check_company(self) -> None:
+        """Refuse workers that could not see each other's work; what the URLs tell is refused by settings."""
+        if self.settings.workers > 1 and (
+            self.store.embedded or self._bus is None or not self._bus.networked
+        ):
+            raise AloneOnly(
+                f"{self.settings.workers} workers are as many instances, and this store or bus serves one: "
+                "set PARLEY_STORE=mongodb://... and PARLEY_BUS=redis://..., or PARLEY_WORKERS=1"
+            )
+
+    async def _numbers(self) -> bytes:
+        return self.metrics.render() if self._siblings is None else await self._siblings.render()
 
     def listens_at(self, host: str, port: int) -> None:
         """Take over where this instance is reached. In development its own page may connect from there.
@@ -174,6 +199,8 @@ class Application:
         """Release everything, in the opposite order. Safe to call after ``drain``, and twice."""
         self.drain.begin()
         await self.wheel.stop()
+        if self._siblings is not None:
+            await self._siblings.stop()
         await self._stop_engine(0)
         await self.hub.stop()
         await self._close()
@@ -250,7 +277,7 @@ class Application:
         }
         return Health(
             readiness=self.readiness,
-            metrics=self.metrics,
+            numbers=self._numbers,
             version=server_version(),
             environment="dev" if self._dev else "serve",
             status=status,
@@ -341,7 +368,12 @@ async def _lifespan(application: Application, receive: Receive, send: Send) -> N
 
 
 def build(
-    settings: Settings, *, store: Store | None = None, bus: EventBus | None = None, dev: bool = False
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    bus: EventBus | None = None,
+    dev: bool = False,
+    place: Place | None = None,
 ) -> Application:
     """Put an instance together; nothing is opened yet.
 
@@ -350,6 +382,7 @@ def build(
         store: instead of the one that the settings name (tests).
         bus: likewise.
         dev: development: broken flows are only reported, and visitors on this machine get tokens.
+        place: among the workers of a host.
 
     Raises:
         ActionsInvalid: ``settings.actions`` cannot be loaded.
@@ -357,7 +390,7 @@ def build(
     # The in-process bus joins instances of one process; a server is alone in its own.
     if bus is None and settings.bus != "memory:":
         bus = open_bus(settings.bus)
-    return Application(settings, store or open_store(settings.store), bus, dev=dev)
+    return Application(settings, store or open_store(settings.store), bus, dev=dev, place=place)
 
 
 class Server(uvicorn.Server):
@@ -401,12 +434,12 @@ def uvicorn_config(application: Application) -> uvicorn.Config:
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises OSError."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Return a listening socket; a ``shared`` one beside those of other processes. Raises OSError."""
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=shared)
     # Accepted sockets inherit it. asyncio's own loop forgets it for sockets made like this one, and then
     # each turn waits 40 ms for a delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -419,6 +452,7 @@ async def serve(
     dev: bool = False,
     on_ready: Callable[[Application], None] | None = None,
     application: Application | None = None,
+    place: Place | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Return the exit code.
 
@@ -426,17 +460,23 @@ async def serve(
         OSError: it cannot listen.
         ActionsInvalid, FlowInvalid, StoreLocked, StoreTooNew, StoreUnavailable: it cannot start.
     """
-    application = application or build(settings, dev=dev)
-    listener = listen(settings.host, settings.port)
+    application = application or build(settings, dev=dev, place=place)
+    # Workers share a port that their parent holds; one by itself takes it first, so that who is second is
+    # told before it opens anything.
+    listener = None if place is not None else listen(settings.host, settings.port)
     try:
         await application.startup()
         _calm_the_collector()
+        if place is not None:
+            listener = listen(settings.host, place.port, shared=True)
+        assert listener is not None
         try:
-            await _run(application, listener, on_ready)
+            await _run(application, listener, on_ready, place)
         finally:
             await application.shutdown()
     finally:
-        listener.close()
+        if listener is not None:
+            listener.close()
     return 0
 
 
@@ -451,16 +491,23 @@ def _calm_the_collector() -> None:
 
 
 async def _run(
-    application: Application, listener: socket.socket, on_ready: Callable[[Application], None] | None
+    application: Application,
+    listener: socket.socket,
+    on_ready: Callable[[Application], None] | None,
+    place: Place | None,
 ) -> None:
     application.listens_at(*listener.getsockname()[:2])
 
     def on_listening() -> None:
         if on_ready is not None:
             on_ready(application)
+        if place is not None:
+            place.tell_ready(application.url)
 
     server = Server(uvicorn_config(application), on_listening)
     with _signals(lambda: _drain_then_stop(application, server), server):
+        if place is not None:
+            place.on_orphaned(lambda: os.kill(os.getpid(), signal.SIGTERM))
         await server.serve(sockets=[listener])
 
 

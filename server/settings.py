@@ -310,10 +310,22 @@ class Settings(BaseModel):
         Field(ge=0.01, le=60),
         _about("Pause between two looks for what is due.", "a number of seconds from 0.01 to 60"),
     ] = 1.0
+    workers: Annotated[
+        int,
+        Field(ge=1, le=64),
+        _about(
+            "Server processes of `serve`, which share the port; each is an instance, so several need a "
+            "`mongodb://` store and a `redis://` bus.",
+            "a whole number from 1 to 64",
+        ),
+    ] = 1
     instance_id: Annotated[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None,
         BeforeValidator(_empty_is_none),
-        _about("Name of this process in logs and leases; unset, it is made.", "1 to 64 of A-Z a-z 0-9 . _ -"),
+        _about(
+            "Name of this process in logs and leases; unset, it is made. Workers add `-1`, `-2` and so on.",
+            "1 to 64 of A-Z a-z 0-9 . _ -",
+        ),
     ] = None
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -561,6 +573,19 @@ def _combination_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]
             f"joins several instances, but a {kind} serves exactly one: leave PARLEY_BUS unset, or set "
             "PARLEY_STORE to mongodb://...",
         )
+    workers = values.get("workers", 1)
+    if isinstance(workers, int | str) and str(workers).isdecimal() and int(workers) > 1:
+        alone = []
+        if store.startswith((_SQLITE, "memory:")):
+            alone.append("PARLEY_STORE to mongodb://...")
+        if bus == "memory:":
+            alone.append("PARLEY_BUS to redis://...")
+        if alone:
+            yield (
+                "workers",
+                f"asks for {int(workers)} processes, each an instance of its own: set {' and '.join(alone)}, "
+                "or leave PARLEY_WORKERS unset",
+            )
     if values.get("jwks_url"):
         yield "jwks_url", f"must be {expects('jwks_url')}"
 

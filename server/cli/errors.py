@@ -13,7 +13,8 @@ EXIT_CODES: Final = {
     OK: "It worked; for `dev` and `serve`: it was told to stop and stopped in good order.",
     FAILED: "It ran; the answer is no: `check` found problems, a `test` failed, or something was refused.",
     USAGE: "The command line or the settings are wrong; for `test`: a file is, or there is nothing to run.",
-    CANNOT_START: "`dev` or `serve` cannot start: port or store are taken, flows are missing or broken.",
+    CANNOT_START: "`dev` or `serve` cannot start: port or store are taken, store or bus cannot be used, or "
+    "flows are missing or broken.",
     UNREACHABLE: "The server cannot be reached, or turned the command away.",
     INTERRUPTED: "It was interrupted by Ctrl-C.",
 }

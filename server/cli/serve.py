@@ -8,7 +8,7 @@ import rich_click as click
 
 from server.cli.options import overrides_of, with_project, with_settings
 from server.cli.project import Project
-from server.cli.serving import announce, check_flows_folder, run_server, shown_url
+from server.cli.serving import announce, check_flows_folder, run_server, run_workers, shown_url
 
 if TYPE_CHECKING:
     from server.app import Application
@@ -24,13 +24,21 @@ def serve(place: Path | None, as_json: bool, **flags: Any) -> int:
     It needs PARLEY_JWT_SECRET, and refuses to start with a broken flow. When it is ready it prints its
     URL, and /readyz answers 200. Told to stop, it lets running steps finish (PARLEY_DRAIN_SECONDS) and
     sends its clients elsewhere; the exit code is then 0.
+
+    With --workers it is a parent of so many servers behind one port: it is ready when all of them are,
+    starts one that died again, and passes on what it is told.
     """
     project = Project.at(place)
     settings = project.settings(overrides_of(flags), needs_secret=True)
     check_flows_folder(settings)
 
-    def on_ready(app: "Application") -> None:
-        url = shown_url(app.url)
-        announce(json.dumps({"url": url}) if as_json else f"Parley serves on {url}")
+    def tell(url: str) -> None:
+        shown = shown_url(url)
+        announce(json.dumps({"url": shown}) if as_json else f"Parley serves on {shown}")
 
+    def on_ready(app: "Application") -> None:
+        tell(app.url)
+
+    if settings.workers > 1:
+        return run_workers(project, settings, on_ready=tell)
     return run_server(project, settings, dev=False, on_ready=on_ready)

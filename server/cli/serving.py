@@ -17,6 +17,7 @@ from server.settings import Settings
 
 if TYPE_CHECKING:
     from server.app import Application
+    from server.workers import Place
 
 
 def check_flows_folder(settings: Settings) -> None:
@@ -33,8 +34,54 @@ def check_flows_folder(settings: Settings) -> None:
         )
 
 
+def run_workers(project: Project, settings: Settings, *, on_ready: Callable[[str], None]) -> int:
+    """Serve by ``settings.workers`` processes until a signal ends it. Return the exit code.
+
+    Raises:
+        CliError: it cannot start.
+    """
+    with ended_by_ctrl_c():
+        import server.app  # noqa: F401 - once, before it is shared with each worker
+        from server.cli.supervisor import Supervisor
+
+    settings = _named(settings)
+    _configure_logging(settings, dev=False)
+    try:
+        found = Supervisor(settings, on_ready).run()
+    except OSError as error:
+        raise CliError(_why_not_listening(settings, error), CANNOT_START) from None
+    if isinstance(found, int):
+        return found
+    named = settings.model_copy(update={"instance_id": f"{settings.instance_id}-{found.number}"})
+    return run_server(project, named, dev=False, on_ready=lambda app: None, place=found)
+
+
+def _named(settings: Settings) -> Settings:
+    """Return the settings with an instance id: logs and leases tell the same one."""
+    if settings.instance_id is not None:
+        return settings
+    return settings.model_copy(update={"instance_id": os.urandom(4).hex()})
+
+
+def _configure_logging(settings: Settings, *, dev: bool) -> None:
+    from server.telemetry.logs import configure_logging
+
+    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else ""
+    configure_logging(
+        settings.log_level,
+        settings.log_format,
+        secrets=[secret],
+        instance=None if dev else settings.instance_id,
+    )
+
+
 def run_server(
-    project: Project, settings: Settings, *, dev: bool, on_ready: "Callable[[Application], None]"
+    project: Project,
+    settings: Settings,
+    *,
+    dev: bool,
+    on_ready: "Callable[[Application], None]",
+    place: "Place | None" = None,
 ) -> int:
     """Serve until a signal ends it. Return the exit code.
 
@@ -47,22 +94,14 @@ def run_server(
         from server.app import serve
         from server.engine.actions import ActionsInvalid
         from server.engine.flow.model import FlowInvalid
-        from server.telemetry.logs import configure_logging
         from storage.base import StorageError
 
-    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else ""
-    if settings.instance_id is None:
-        settings = settings.model_copy(update={"instance_id": os.urandom(4).hex()})
-    configure_logging(
-        settings.log_level,
-        settings.log_format,
-        secrets=[secret],
-        instance=None if dev else settings.instance_id,
-    )
+    settings = _named(settings)
+    _configure_logging(settings, dev=dev)
     project.import_actions_from()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(settings, dev=dev, on_ready=on_ready))
+            return runner.run(serve(settings, dev=dev, on_ready=on_ready, place=place))
     except StorageError as error:
         raise CliError(f"{error}.", CANNOT_START) from None
     except ActionsInvalid as error:

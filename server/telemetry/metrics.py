@@ -22,6 +22,8 @@ CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 Number = int | float
+Dump = list[tuple[str, str, str, list[tuple[str, dict[str, str], float]]]]
+"""Families as plain JSON: name, help, type, and samples as name, labels and value."""
 
 
 class Histogram:
@@ -124,14 +126,47 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return all metrics, those of the process included, as ``CONTENT_TYPE``."""
-        from prometheus_client import CollectorRegistry, ProcessCollector
         from prometheus_client.exposition import generate_latest
+
+        return generate_latest(self._own_registry())
+
+    def dump(self) -> Dump:
+        """Return what ``render`` shows as plain JSON, to be shown by another process."""
+        return [
+            (
+                family.name,
+                family.documentation,
+                family.type,
+                [(sample.name, dict(sample.labels), float(sample.value)) for sample in family.samples],
+            )
+            for family in self._own_registry().collect()
+        ]
+
+    @staticmethod
+    def render_all(dumps: Mapping[str, Dump]) -> bytes:
+        """Return the metrics of several processes as ``CONTENT_TYPE``, each with its label ``worker``."""
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.core import Metric
+        from prometheus_client.exposition import generate_latest
+
+        families: dict[str, Metric] = {}
+        for worker, dump in dumps.items():
+            for name, text, kind, samples in dump:
+                family = families.setdefault(name, Metric(name, text, kind))
+                for sample, labels, value in samples:
+                    family.add_sample(sample, {**labels, "worker": worker}, value)
+        registry = CollectorRegistry()
+        registry.register(_Families(list(families.values())))
+        return generate_latest(registry)
+
+    def _own_registry(self) -> "CollectorRegistry":
+        from prometheus_client import CollectorRegistry, ProcessCollector
 
         if self._registry is None:
             self._registry = CollectorRegistry()
             self._registry.register(self)  # a collector is what has `collect`
             ProcessCollector(registry=self._registry)
-        return generate_latest(self._registry)
+        return self._registry
 
     def collect(self) -> Iterator["Metric"]:
         """Yield the metric families, for prometheus_client."""
@@ -166,3 +201,13 @@ class Metrics:
         self.read("parley_outbox_bytes", "Bytes waiting to be sent.", "gauge", lambda: self.outbox_bytes)
         self.read("parley_commits_total", "Commits.", "counter", lambda: self.commits, label="outcome")
         self.read("parley_effects_total", "Side effects run.", "counter", lambda: self.effects)
+
+
+class _Families:
+    """A collector of what is known already."""
+
+    def __init__(self, families: "list[Metric]") -> None:
+        self._families = families
+
+    def collect(self) -> "list[Metric]":
+        return self._families

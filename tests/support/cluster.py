@@ -126,4 +126,14 @@ async def cluster(
         yield running
 
 
-__all__ = ["Connection", "Instance", "PluggedBus", "cluster", "wall_ms"]
+def own_store(clock: Callable[[], int] | None = None) -> Store:
+    """A store that says it is shared and is each process's own: for what needs no more than its word."""
+    return SplitStore(clock or wall_ms)
+
+
+def own_bus() -> PluggedBus:
+    """Likewise a bus."""
+    return PluggedBus(BusHub())
+
+
+__all__ = ["Connection", "Instance", "PluggedBus", "cluster", "own_bus", "own_store", "wall_ms"]

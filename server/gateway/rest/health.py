@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.gateway.rest.envelope import json_response
-from server.telemetry.metrics import CONTENT_TYPE, Metrics
+from server.telemetry.metrics import CONTENT_TYPE
 from storage.base import BusHealth, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -95,7 +95,7 @@ class Health:
 
     Args:
         readiness: the state of the process.
-        metrics: what ``/metrics`` shows.
+        numbers: what ``/metrics`` shows.
         version: of the server.
         environment: ``dev`` or ``serve``.
         status: what ``/v1/status`` adds: features and limits.
@@ -105,13 +105,13 @@ class Health:
         self,
         *,
         readiness: Readiness,
-        metrics: Metrics,
+        numbers: Callable[[], Awaitable[bytes]],
         version: str,
         environment: str,
         status: Mapping[str, Any],
     ) -> None:
         self._readiness = readiness
-        self._metrics = metrics
+        self._numbers = numbers
         self._version = version
         self._environment = environment
         self._status = status
@@ -161,7 +161,7 @@ class Health:
     async def show_metrics(self, _request: Request) -> Response:
         """All numbers, for Prometheus."""
         await self._readiness.store()  # so that `parley_store_up` tells of now
-        return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
+        return Response(await self._numbers(), headers={"content-type": CONTENT_TYPE})
 
     async def status(self, _request: Request) -> Response:
         """What this server is and what it takes."""

@@ -148,6 +148,7 @@ WRONG = [
     ("STORE", "postgres://x", "sqlite:FILE, memory: or"),
     ("STORE", "sqlite:", "sqlite:FILE"),
     ("STORE", "", "sqlite:FILE"),
+    ("WORKERS", "0", "a whole number from 1 to 64"),
     ("BUS", "kafka://x", "memory:, redis://HOST, rediss://HOST (TLS) or module:factory"),
     ("MONGO_DRIVER", "mongoengine", "pymongo or motor"),
     ("ACTIONS", "my-shop.calendar", "import paths"),
@@ -193,6 +194,20 @@ def test_a_wrong_value_is_said_with_its_variable_and_what_would_be_right(
     (problem,) = problems(folder, {f"PARLEY_{name}": value})
     assert problem.name == f"PARLEY_{name}"
     assert problem.source == "environment"
+    assert said in problem.message
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "set PARLEY_STORE to mongodb://... and PARLEY_BUS to redis://..., or leave PARLEY_WORKERS unset"),
+        ({"PARLEY_STORE": "mongodb://h/p"}, "set PARLEY_BUS to redis://..., or leave"),
+        ({"PARLEY_STORE": "memory:"}, "set PARLEY_STORE to mongodb://... and PARLEY_BUS to redis://..., or"),
+    ],
+)
+def test_workers_need_what_joins_them(folder: Path, env: dict[str, str], said: str) -> None:
+    (problem,) = problems(folder, {"PARLEY_WORKERS": "3", **env})
+    assert problem.name == "PARLEY_WORKERS"
     assert said in problem.message
 
 
