@@ -3,6 +3,7 @@
 # make check      lint, types, import rules, generated files
 # make bench      one table with ratios (short: make bench SHORT=1; one program: make bench ARGS="--only echo")
 # make install    all of the above's needs, into .venv
+# make js         the JavaScript clients, built and checked (needs Node >= 20, which nothing else here does)
 # make lock       the hashed locks, anew from pyproject.toml
 
 PORT ?= 8765
@@ -16,7 +17,11 @@ EDITABLE := $(PIP) install --no-index --no-deps --no-build-isolation --editable 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 	--python-version 3.11 --no-emit-package parley-client --upgrade pyproject.toml
 
-.PHONY: install run test check format bench lock clean
+NODE := $(shell node -e 'process.stdout.write(+process.versions.node.split(".")[0] >= 20 ? "node" : "")' 2>/dev/null)
+NPM := npm --prefix clients --no-update-notifier
+JS_SOURCES := $(shell find clients/javascript/src -name '*.ts') clients/javascript/tsdown.config.ts
+
+.PHONY: js install run test check format bench lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.dev
@@ -48,7 +53,11 @@ lock: $(VENV)/.dev
 	$(COMPILE) --group test --group lint --group bench --group build \
 		--constraint requirements.lock --output-file requirements-dev.lock
 
+js: clients/javascript/dist/.built
+	$(NPM) run check
+
 clean:
+	rm -rf clients/node_modules clients/*/dist
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # The stamps make a second run instant; a changed lock or pyproject.toml makes them stale.
@@ -66,3 +75,13 @@ $(VENV)/.dev: requirements-dev.lock $(PROJECTS) | $(VENV)/bin/python
 	@$(PIP) install --require-hashes --only-binary :all: --requirement requirements-dev.lock
 	@$(EDITABLE)
 	@touch $@ $(VENV)/.runtime
+
+# JavaScript is apart: nothing of a server needs it, and what a clone runs without Node is complete.
+clients/node_modules/.installed: clients/package-lock.json clients/package.json $(wildcard clients/*/package.json)
+	@echo "Installing what the JavaScript clients and their tests need into clients/node_modules (once) ..."
+	@cd clients && npm ci --no-update-notifier --loglevel error
+	@touch $@
+
+clients/javascript/dist/.built: clients/node_modules/.installed $(JS_SOURCES)
+	@$(NPM) run --silent build --workspace parley-client
+	@touch $@

@@ -1,0 +1,693 @@
+/**
+ * One conversation as its caller holds it in hand: commands, questions, events, and what is known of it.
+ *
+ * It decides nothing about the protocol; the session does, and the connection tells what came of it.
+ *
+ * @module
+ */
+import { Waiter } from "./clock.js";
+import type { Connection } from "./connection.js";
+import {
+  BadRequest,
+  ConnectionClosed,
+  errorFromWire,
+  type ParleyError,
+  Timeout,
+  TurnFailed,
+} from "./errors.js";
+import { type AnyEvent, type MessageDelta, parseEvent, type TypingNotice } from "./events.js";
+import { Mirror } from "./mirror.js";
+import * as protocol from "./protocol.js";
+import {
+  type Cursor,
+  type HistoryPage,
+  items,
+  type JsonObject,
+  type Message,
+  mapping,
+  type Pending,
+  type Raw,
+  type Snapshot,
+  type State,
+  type Turn,
+  toMessage,
+  toState,
+  toTurn,
+} from "./records.js";
+import type { ChatOutput } from "./session.js";
+import { Stream } from "./stream.js";
+
+export const REQUEST_TIMEOUT_MS = 30_000;
+/** How long the end of a turn that an ack told waits for the turn's events, which normally come with it. */
+const HOLD_MS = 1_000;
+
+/** How long to wait. */
+export interface WaitOptions {
+  /** Milliseconds; null is for ever. */
+  timeoutMs?: number | null | undefined;
+  /** Aborting ends the waiting; a command that was taken is not undone. */
+  signal?: AbortSignal | undefined;
+}
+
+/** Of every command. */
+export interface CommandOptions extends WaitOptions {
+  /** 8-128 printable ASCII characters; 128 random bits are made if left out. */
+  idempotencyKey?: string | undefined;
+}
+
+/** Of `send` and `ask`. */
+export interface SendOptions extends CommandOptions {
+  /** What the person said, where it is not the first argument. */
+  text?: string | null | undefined;
+  /** What the person pressed (a button's `payload`). */
+  payload?: string | null | undefined;
+  /** Travels with the message. */
+  metadata?: JsonObject | undefined;
+  /** Which flow to start, if one starts. */
+  flowId?: string | null | undefined;
+  /** What to do while an effect runs: wait in line (default), be refused, or interrupt it. */
+  onBusy?: "enqueue" | "reject" | "interrupt" | undefined;
+  /** On whose behalf (services with the scope `users:act`). */
+  userId?: string | null | undefined;
+  /** Where the person is: web (default), whatsapp, ... */
+  channel?: string | null | undefined;
+  /** For the flow's understanding. */
+  processingHints?: JsonObject | undefined;
+  /** Found from what is given. */
+  contentType?: "text" | "button" | "form" | undefined;
+}
+
+/** Of `accept` and `reject`. */
+export interface DecisionOptions extends CommandOptions {
+  /** For the record. */
+  comment?: string | undefined;
+  /** Changed slots, by name; only those that the request calls editable. */
+  edits?: JsonObject | undefined;
+  /** The request's `digest`, where only its id is given. */
+  digest?: string | undefined;
+}
+
+/** Of `parley.conversation`. */
+export interface ConversationOptions {
+  /** Default for `send`: which flow to start, if one starts. */
+  flowId?: string | undefined;
+  /** Default for `send`. */
+  channel?: string | undefined;
+  /** Default for `send`. */
+  userId?: string | undefined;
+  /** A `cursor` kept from earlier; only what came after it is handed out, where the server can still tell it. */
+  resume?: Cursor | undefined;
+}
+
+type ByType = { [Type in AnyEvent["type"]]: Extract<AnyEvent, { type: Type }> };
+/** What `chat.on` can listen to: `event` is everything, the others are one type of event each. */
+export type ConversationEvents = ByType & { event: AnyEvent };
+
+/** The events of one command's turn; ends with its `turn.completed` or `turn.failed`. */
+export class TurnStream extends Stream<AnyEvent> {
+  /** The command's idempotency key; sending it again with the same content is safe. */
+  readonly commandId: string;
+  /** The command is durable on the server. */
+  accepted = false;
+  /** The server knew the key: this is the outcome of an earlier sending. */
+  duplicate = false;
+  /** The turn, once it has ended well or badly. */
+  turn: Turn | null = null;
+
+  /** @internal */
+  constructor(commandId: string, limit: number, onLeave: () => void, signal: AbortSignal | undefined) {
+    super(limit, onLeave, signal);
+    this.commandId = commandId;
+  }
+}
+
+/** One caller that waits for a command: with a stream (`send`) or with a promise (all others). */
+interface Call {
+  key: string;
+  stream: TurnStream | null;
+  waiter: Waiter<Turn>;
+  executionId: string | null;
+  duplicate: boolean;
+  sawEnd: boolean;
+}
+
+type Settled = Extract<ChatOutput, { do: "settled" }>;
+
+/**
+ * One conversation. Get it from `parley.conversation`; the first use begins to watch it.
+ *
+ * Commands (`send`, `ask`, `accept`, `answer`, `reset`, `cancel`) are taken at once, leave one by one in the order
+ * of the calls, survive reconnections and take effect once. A caller that aborts or times out stops waiting; the
+ * command is not undone.
+ */
+export class Conversation {
+  readonly conversationId: string;
+  #connection: Connection;
+  #defaults: ConversationOptions;
+  #resume: Cursor | null;
+  #mirror: Mirror;
+  #calls = new Map<string, Call[]>();
+  #held = new Map<string, Settled>();
+  #stopHolding: (() => void) | null = null;
+  #deaf = false;
+  #streams = new Set<Stream<AnyEvent>>();
+  #listeners = new Map<string, Set<(event: never) => void>>();
+  #ready: Waiter<void>[] = [];
+  #ended: ParleyError | null = null;
+
+  /** @internal */
+  constructor(connection: Connection, conversationId: string, options: ConversationOptions) {
+    this.#connection = connection;
+    this.conversationId = conversationId;
+    this.#defaults = options;
+    this.#resume = options.resume ?? null;
+    this.#mirror = new Mirror(conversationId);
+  }
+
+  // --- saying something ---------------------------------------------------------------------
+
+  /**
+   * Say something, and iterate over what it causes: `for await (const event of chat.send("hi"))`.
+   *
+   * The message is on its way when this returns, also if nobody iterates. The iteration ends with the event
+   * `turn.completed` or `turn.failed`; it throws `Timeout` where `timeoutMs` is over, the signal's reason where
+   * it is aborted, and `Refused` where the server refused the message.
+   *
+   * @param text what the person said; or the options alone, for a button: `chat.send({ payload })`.
+   * @throws OutboxFull too many commands wait for their acknowledgement; this one was not taken.
+   * @throws BadRequest neither text nor payload.
+   * @throws ConnectionClosed the client is closed.
+   */
+  send(text: string | SendOptions, options: SendOptions = {}): TurnStream {
+    const given = typeof text === "string" ? { ...options, text } : text;
+    const frame = this.#process(given);
+    const call = this.#call(given.idempotencyKey);
+    const leave = () => this.#leave(call);
+    call.stream = new TurnStream(call.key, this.#connection.eventBuffer, leave, given.signal);
+    if (!call.stream.ended) {
+      this.#command(frame, call, given.timeoutMs);
+    }
+    return call.stream;
+  }
+
+  /**
+   * Say something and wait for the end of the turn; the arguments are those of `send`.
+   *
+   * @throws TurnFailed the turn failed.
+   * @throws Timeout the time is up; the message stands.
+   * @throws Refused the server refused the message.
+   * @throws OutboxFull the message was not taken.
+   * @throws ConnectionClosed the connection has ended for good.
+   */
+  async ask(text: string | SendOptions, options: SendOptions = {}): Promise<Turn> {
+    const given = typeof text === "string" ? { ...options, text } : text;
+    return this.#run(this.#process(given), given);
+  }
+
+  /**
+   * Accept an acceptance request and wait for what follows.
+   *
+   * @param pending which one; by its id, or as the record that was shown, whose `digest` goes along: then only
+   *   what was shown is accepted.
+   * @throws PendingResolved somebody was faster; `decided` says who, and what.
+   * @throws PendingExpired its deadline is over.
+   * @throws PermissionDenied it is for others to decide.
+   * @throws WrongState what would run is not what was shown; look again.
+   * @throws BadRequest an edit that is not allowed or not valid; `field` names it.
+   * @throws ParleyError as `ask`.
+   */
+  async accept(pending: string | Pending, options: DecisionOptions = {}): Promise<Turn> {
+    return this.#run({ type: "acceptance", ...decisionBody(pending, true, options) }, options);
+  }
+
+  /** Reject an acceptance request and wait for what follows; arguments and errors as `accept`. */
+  async reject(pending: string | Pending, options: Omit<DecisionOptions, "edits"> = {}): Promise<Turn> {
+    return this.#run({ type: "acceptance", ...decisionBody(pending, false, options) }, options);
+  }
+
+  /**
+   * Answer a clarification: `await chat.answer(pending, { part: "morning" })`.
+   *
+   * @param pending which one, by its id or as the record.
+   * @param answers by question id.
+   * @throws MissingAnswers `missing` names the questions; the request stays open.
+   * @throws PendingResolved somebody was faster; `decided` says who, and what.
+   * @throws PendingExpired its deadline is over.
+   * @throws ParleyError as `ask`.
+   */
+  async answer(pending: string | Pending, answers: JsonObject, options: CommandOptions = {}): Promise<Turn> {
+    return this.#run({ type: "clarification", ...answersBody(pending, answers) }, options);
+  }
+
+  /** Cancel what runs, clear slots, variables and context; throws as `ask`. */
+  async reset(reason?: string, options: CommandOptions = {}): Promise<Turn> {
+    return this.#run({ type: "reset", reason }, options);
+  }
+
+  /**
+   * Cancel the current execution.
+   *
+   * @param options.executionId if given, it must be the current one.
+   * @throws WrongState nothing runs.
+   * @throws ParleyError as `ask`.
+   */
+  async cancel(options: CommandOptions & { executionId?: string; reason?: string } = {}): Promise<Turn> {
+    const { executionId: execution_id, reason } = options;
+    return this.#run({ type: "cancel", execution_id, reason }, options);
+  }
+
+  /** Tell the others that this person types, or has stopped; a hint, dropped when offline. */
+  typing(typing = true): void {
+    this.#check();
+    this.#connection.perform((session, now) => session.typing(this.conversationId, typing, now));
+  }
+
+  // --- asking -------------------------------------------------------------------------------
+
+  /**
+   * Ask the server where the conversation stands.
+   *
+   * @throws ConversationNotFound it does not exist, or belongs to somebody else.
+   * @throws Timeout no answer in time, also over reconnections.
+   * @throws ConnectionClosed the connection has ended for good.
+   */
+  async state(options: WaitOptions = {}): Promise<State> {
+    return toState(await this.#ask({ type: "state" }, options));
+  }
+
+  /**
+   * Ask for messages, oldest first: the newest `limit` (1-100), or those below the offset `before`.
+   *
+   * @throws BadRequest `limit` is out of range.
+   * @throws ParleyError as `state`.
+   */
+  async history(
+    options: WaitOptions & { before?: number | null; limit?: number } = {},
+  ): Promise<HistoryPage> {
+    const { before, limit = 50 } = options;
+    const page = await this.#ask({ type: "history", before, limit }, options);
+    return { messages: items(page.messages).map(toMessage), before: page.before ?? null };
+  }
+
+  // --- watching -----------------------------------------------------------------------------
+
+  /**
+   * Iterate over all that happens from now on, other devices included.
+   *
+   * Events come once each, in order, over reconnections; where too much was missed, a `snapshot` takes their
+   * place. A reader that falls behind by more than `eventBuffer` gets `EventsOverflow`. `break` leaves it; when
+   * the server ends the subscription, `unsubscribed` is the last one.
+   */
+  events(options: { signal?: AbortSignal | undefined } = {}): Stream<AnyEvent> {
+    this.#watch();
+    const leave = () => this.#streams.delete(stream);
+    const stream: Stream<AnyEvent> = new Stream(this.#connection.eventBuffer, leave, options.signal);
+    this.#streams.add(stream);
+    return stream;
+  }
+
+  /**
+   * Call `listener` with each event of this type from now on; `event` is every type. Begins to watch.
+   *
+   * @returns what ends that.
+   */
+  on<Type extends keyof ConversationEvents>(
+    type: Type,
+    listener: (event: ConversationEvents[Type]) => void,
+  ): () => void {
+    this.#watch();
+    const listeners = this.#listeners.get(type) ?? new Set();
+    this.#listeners.set(type, listeners.add(listener));
+    return () => {
+      listeners.delete(listener);
+    };
+  }
+
+  /**
+   * Wait until `messages` and `snapshot` hold what the server has.
+   *
+   * @throws Refused the conversation may not be watched.
+   * @throws Timeout no answer in time.
+   * @throws ConnectionClosed the connection has ended for good.
+   */
+  async ready(options: WaitOptions = {}): Promise<void> {
+    this.#watch();
+    if (!this.#connection.session.live(this.conversationId)) {
+      const waiter = new Waiter<void>();
+      this.#ready.push(waiter);
+      const late = () => new Timeout("the conversation was not ready in time");
+      await this.#connection.limit(waiter, limitOf(options), options.signal, late);
+    }
+  }
+
+  /** The newest messages that this client knows, oldest first (at most 1,000); the same array until one changes. */
+  get messages(): readonly Message[] {
+    return this.#mirror.messages;
+  }
+
+  /**
+   * Return the open requests that `accept`, `reject` or `answer` decide, oldest first: what this client knows
+   * without asking, once the conversation is watched (`ready`). What a plain message answers is not among them:
+   * that is in `snapshot.pending` too, as kind `input`.
+   */
+  pending(kind?: "acceptance" | "clarification"): readonly Pending[] {
+    return this.#mirror.pending.filter((request) =>
+      kind ? request.kind === kind : request.kind !== "input",
+    );
+  }
+
+  /** All that this client knows of the conversation, without asking the server. */
+  get snapshot(): Snapshot {
+    return this.#mirror.snapshot(this.#connection.session.partials(this.conversationId));
+  }
+
+  /** Up to where events were handed out; as `resume` it goes on there later. */
+  get cursor(): Cursor {
+    return this.#connection.session.cursor(this.conversationId);
+  }
+
+  /** Stop watching and waiting. Commands that were taken are still sent, and still take effect. */
+  close(): void {
+    if (!this.#ended) {
+      this.onEnd(new ConnectionClosed(protocol.CLOSE_NORMAL, "this conversation was closed"));
+      this.#connection.forget(this);
+    }
+  }
+
+  // --- commands -----------------------------------------------------------------------------
+
+  #process(options: SendOptions): Raw {
+    const { text, payload, metadata, processingHints: processing_hints } = options;
+    if (text == null && payload == null) {
+      throw new BadRequest("give text or payload", { field: "content.text" });
+    }
+    const type = options.contentType ?? (payload == null ? "text" : "button");
+    return {
+      type: "process",
+      content: protocol.given({ type, text, payload, metadata }),
+      flow_id: options.flowId ?? this.#defaults.flowId,
+      channel: options.channel ?? this.#defaults.channel,
+      user_id: options.userId ?? this.#defaults.userId,
+      on_busy: options.onBusy,
+      processing_hints,
+    };
+  }
+
+  #call(key: string = this.#connection.newId()): Call {
+    return { key, stream: null, waiter: new Waiter(), executionId: null, duplicate: false, sawEnd: false };
+  }
+
+  async #run(frame: Raw, options: CommandOptions): Promise<Turn> {
+    options.signal?.throwIfAborted();
+    const call = this.#call(options.idempotencyKey);
+    this.#command(frame, call, options.timeoutMs);
+    try {
+      return await this.#connection.limit(call.waiter, null, options.signal);
+    } finally {
+      this.#leave(call);
+    }
+  }
+
+  #command(frame: Raw, call: Call, timeoutMs: number | null = null): void {
+    this.#watch();
+    const whole = {
+      ...protocol.given(frame),
+      conversation_id: this.conversationId,
+      idempotency_key: call.key,
+    };
+    this.#calls.set(call.key, [...(this.#calls.get(call.key) ?? []), call]);
+    try {
+      this.#connection.perform((session, now) => session.submit(whole, now));
+    } catch (error) {
+      this.#leave(call, false);
+      throw error;
+    }
+    const late = () => new Timeout(`the turn did not end within ${timeoutMs} ms; the command stands`);
+    this.#connection.limit(call.waiter, timeoutMs, undefined, late).catch((error) => {
+      call.stream?.finish(error);
+      this.#leave(call);
+    });
+  }
+
+  /** A caller waits no more. */
+  #leave(call: Call, abandon = true): void {
+    const calls = this.#calls.get(call.key);
+    if (!calls?.includes(call)) {
+      return;
+    }
+    const others = calls.filter((each) => each !== call);
+    this.#calls.set(call.key, others);
+    if (!others.length) {
+      this.#calls.delete(call.key);
+      this.#held.delete(call.key);
+      if (abandon) {
+        this.#connection.session.abandon(this.conversationId, call.key);
+      }
+    }
+  }
+
+  #watch(): void {
+    this.#check();
+    const connection = this.#connection;
+    connection.start();
+    if (!connection.session.watching(this.conversationId)) {
+      const resume = this.#resume;
+      this.#resume = null;
+      connection.perform((session, now) => session.watch(this.conversationId, now, resume));
+    }
+  }
+
+  #ask(frame: Raw, options: WaitOptions): Promise<Raw> {
+    this.#check();
+    const whole = protocol.given({ ...frame, conversation_id: this.conversationId });
+    return this.#connection.request(whole, limitOf(options), options.signal).then(mapping);
+  }
+
+  #check(): void {
+    if (this.#ended) {
+      throw this.#ended;
+    }
+    this.#connection.check();
+  }
+
+  // --- what the connection tells ------------------------------------------------------------
+
+  /** @internal */
+  onOutput(output: ChatOutput): void {
+    const { conversationId } = this;
+    switch (output.do) {
+      case "dispatch":
+        return this.#onDispatch(output.epoch, output.to, output.events);
+      case "replace":
+        this.#deaf = false;
+        this.#mirror.replace(output.snapshot);
+        this.#tell(
+          { type: "snapshot", conversation_id: conversationId, snapshot: this.snapshot },
+          () => true,
+        );
+        this.#release(true);
+        return this.#answerReady(null);
+      case "delta": {
+        const event = output.frame as MessageDelta;
+        const mine = event.execution_id ?? null;
+        return this.#tell(event, (call) => mine === null || call.executionId === mine);
+      }
+      case "typing":
+        return this.#tell(output.frame as TypingNotice);
+      case "watching":
+        return output.recovered ? this.#answerReady(null) : undefined;
+      case "detached":
+        return this.#onDetached(errorFromWire(output.error), output.forget);
+      case "accepted":
+        for (const call of this.#calls.get(output.key) ?? []) {
+          call.executionId = output.ack.execution_id ?? call.executionId;
+          call.duplicate = Boolean(output.ack.duplicate);
+          if (call.stream) {
+            call.stream.accepted = true;
+            call.stream.duplicate = call.duplicate;
+          }
+        }
+        return;
+      case "settled":
+        if (this.#calls.has(output.key)) {
+          this.#held.set(output.key, output);
+          this.#release();
+          if (this.#held.size) {
+            this.#stopHolding ??= this.#connection.clock.callLater(HOLD_MS, () => {
+              // the events do not come: this principal may speak in the conversation, and not see it
+              this.#stopHolding = null;
+              this.#deaf = true;
+              this.#release();
+            });
+          }
+        }
+        return;
+      case "refusal":
+        return this.#fail(output.key, errorFromWire(output.error));
+    }
+  }
+
+  /** What was held back for events is due: they may come as a snapshot now. @internal */
+  onOffline(): void {
+    this.#release(true);
+  }
+
+  /** Nothing more will come: the client or this conversation is closed. @internal */
+  onEnd(error: ParleyError): void {
+    this.#ended = error;
+    this.#release(true);
+    this.#failAll(error);
+    this.#stopHolding?.();
+    const normal = error instanceof ConnectionClosed && error.closeCode === protocol.CLOSE_NORMAL;
+    for (const stream of this.#streams) {
+      stream.finish(normal ? null : error);
+    }
+    this.#streams.clear();
+    this.#answerReady(error);
+  }
+
+  #onDispatch(epoch: string, to: number, events: readonly Raw[]): void {
+    this.#deaf = false;
+    this.#mirror.apply(epoch, to, events);
+    for (const raw of events) {
+      const calls = this.#calls.get(raw.command_id) ?? [];
+      for (const call of calls) {
+        call.executionId = raw.execution_id ?? call.executionId;
+        call.sawEnd = protocol.isTurnEnd(raw.type);
+      }
+      if (this.#streams.size || this.#listeners.size || calls.length) {
+        this.#tell(parseEvent(this.conversationId, raw), (call) => calls.includes(call));
+      }
+    }
+    this.#release();
+  }
+
+  #onDetached(error: ParleyError, forget: boolean): void {
+    if (forget) {
+      this.#mirror.clear();
+    }
+    this.#tell({ type: "unsubscribed", conversation_id: this.conversationId, error });
+    if (this.#connection.session.watching(this.conversationId)) {
+      return; // forgotten, but still watched: it may begin anew
+    }
+    for (const stream of this.#streams) {
+      stream.finish();
+    }
+    this.#streams.clear();
+    this.#failAll(error);
+    this.#answerReady(error);
+  }
+
+  /** Hand an event to who reads all, to listeners, and to the callers that it concerns. */
+  #tell(event: AnyEvent, concerns: (call: Call) => boolean = () => false): void {
+    for (const stream of this.#streams) {
+      stream.push(event);
+    }
+    for (const call of [...this.#calls.values()].flat()) {
+      if (call.stream && concerns(call)) {
+        call.stream.push(event);
+      }
+    }
+    for (const type of ["event", event.type]) {
+      notify(this.#listeners.get(type), event);
+    }
+  }
+
+  #fail(key: string, error: unknown): void {
+    const calls = this.#calls.get(key) ?? [];
+    this.#calls.delete(key);
+    for (const call of calls) {
+      call.stream?.finish(error);
+      call.waiter.reject(error);
+    }
+  }
+
+  #failAll(error: unknown): void {
+    this.#held.clear();
+    for (const key of [...this.#calls.keys()]) {
+      this.#fail(key, error);
+    }
+  }
+
+  #answerReady(error: unknown): void {
+    for (const waiter of this.#ready.splice(0)) {
+      if (error) {
+        waiter.reject(error);
+      } else {
+        waiter.resolve();
+      }
+    }
+  }
+
+  /** Finish the callers whose turn has ended and whose events, if they still come, have come. */
+  #release(everything = false): void {
+    const { session } = this.#connection;
+    const { epoch, offset } = this.cursor;
+    const live = !everything && !this.#deaf && session.live(this.conversationId);
+    for (const [key, settled] of [...this.#held]) {
+      const { through } = settled;
+      if (!(live && through && (epoch === null || (epoch === through.epoch && offset < through.offset)))) {
+        this.#held.delete(key);
+        this.#finish(settled);
+      }
+    }
+    if (!this.#held.size) {
+      this.#stopHolding?.();
+      this.#stopHolding = null;
+    }
+  }
+
+  #finish({ key, completed, data }: Settled): void {
+    const calls = this.#calls.get(key) ?? [];
+    this.#calls.delete(key);
+    for (const { stream, waiter, executionId, duplicate, sawEnd } of calls) {
+      const turn = toTurn(this.conversationId, key, data, completed, executionId, duplicate);
+      if (stream && !sawEnd) {
+        // the event itself was skipped: this is what the ack's result stands for
+        const type = completed ? "turn.completed" : "turn.failed";
+        const raw = { type, execution_id: executionId, command_id: key, data };
+        stream.push(parseEvent(this.conversationId, raw));
+      }
+      if (stream) {
+        stream.turn = turn;
+        stream.finish();
+      }
+      if (completed) {
+        waiter.resolve(turn);
+      } else {
+        waiter.reject(new TurnFailed(errorFromWire(mapping(data.error)), turn));
+      }
+    }
+  }
+}
+
+/** Call listeners; what one throws keeps nothing from the others. */
+export function notify(listeners: Iterable<(event: never) => void> | undefined, event: unknown): void {
+  for (const listener of [...(listeners ?? [])]) {
+    try {
+      listener(event as never);
+    } catch (error) {
+      console.error("a listener threw", error);
+    }
+  }
+}
+
+/** Return the time that a question may take. */
+export const limitOf = (options: WaitOptions): number | null =>
+  options.timeoutMs === undefined ? REQUEST_TIMEOUT_MS : options.timeoutMs;
+
+/** Return the fields of a decision about an acceptance request, on the wire and over REST. */
+export function decisionBody(pending: string | Pending, accepted: boolean, options: DecisionOptions): Raw {
+  const { comment, edits, digest } = options;
+  const shown = typeof pending === "string" ? null : pending.digest;
+  return { pending_id: idOf(pending), accepted, comment, edits, digest: digest ?? shown };
+}
+
+/** Return the fields of answers to a clarification, on the wire and over REST. */
+export const answersBody = (pending: string | Pending, answers: JsonObject): Raw => ({
+  pending_id: idOf(pending),
+  answers,
+});
+
+const idOf = (pending: string | Pending): string =>
+  typeof pending === "string" ? pending : pending.pending_id;

@@ -1,0 +1,402 @@
+/**
+ * Every error that this package throws; the tree is that of the Python client.
+ *
+ *     ParleyError                     everything below; has `code`, `message`, `temporary`, ...
+ *     ├── Refused                     the server refused one request (unknown codes are just this)
+ *     │   ├── BadRequest              bad_request; also InvalidFrame, UnknownType, PayloadTooLarge, ...
+ *     │   ├── Unauthorized            unauthorized; also TokenExpired
+ *     │   ├── PermissionDenied        permission_denied; also TenantInactive, OriginNotAllowed, PolicyViolation
+ *     │   ├── NotFound                not_found; also ConversationNotFound, FlowNotFound, ExecutionNotFound,
+ *     │   │                           PendingNotFound
+ *     │   ├── Conflict                WrongState, PendingResolved, PendingExpired, ConversationBusy,
+ *     │   │                           IdempotencyConflict
+ *     │   ├── Unprocessable           FlowInvalid, MissingAnswers
+ *     │   ├── TryLater                RateLimited, InboxFull, Internal, Overloaded, StoreUnavailable,
+ *     │   │                           DependencyUnavailable
+ *     │   └── TurnError               StepFailed, Cancelled, LoopDetected, Expired (inside `TurnFailed` only)
+ *     ├── TurnFailed                  the command was accepted and its turn failed; `error` says why
+ *     ├── ConnectionLost              no connection could be made in time
+ *     ├── ConnectionClosed            the connection has ended for good; `closeCode`, `reason`
+ *     ├── Timeout                     the caller's time is up; the command stands
+ *     ├── OutboxFull                  too many commands wait to be sent; nothing was taken
+ *     ├── OutboxUnusable              the outbox is in use, damaged, or somebody else's
+ *     └── EventsOverflow              a slow reader of events was cut off; nothing is lost on the server
+ *
+ * @module
+ */
+import type { Turn } from "./records.js";
+import type { ErrorBody } from "./wire.js";
+
+type Details = Readonly<Record<string, unknown>>;
+
+/** What more is known of an error. */
+export interface ErrorOptions {
+  code?: string | undefined;
+  temporary?: boolean | undefined;
+  retryAfterMs?: number | null | undefined;
+  field?: string | null | undefined;
+  details?: Details | null | undefined;
+  suggestion?: string | null | undefined;
+  docs?: string | null | undefined;
+  cause?: unknown;
+}
+
+/** Anything that goes wrong in this package. */
+export class ParleyError extends Error {
+  /** The code of this class; its name is the class's. */
+  static readonly code: string = "parley_error";
+  static readonly temporary: boolean = false;
+
+  /** The error code of the protocol, or one of this package's own (`timeout`, ...). */
+  readonly code: string;
+  /** Whether the same call may succeed later. */
+  readonly temporary: boolean;
+  /** When trying again may help, in milliseconds. */
+  readonly retryAfterMs: number | null;
+  /** Dotted path of the offending field, e.g. `content.text`. */
+  readonly field: string | null;
+  /** Structured facts. */
+  readonly details: Details | null;
+  /** What would be right. */
+  readonly suggestion: string | null;
+  /** Where this code is explained. */
+  readonly docs: string | null;
+
+  constructor(message: string, options: ErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    const kind = new.target;
+    // a bundler shortens class names, so the name is made from the code: timeout, Timeout
+    this.name = kind.code.replace(/(?:^|_)(.)/g, (_, letter: string) => letter.toUpperCase());
+    this.code = options.code ?? kind.code;
+    this.temporary = options.temporary ?? kind.temporary;
+    this.retryAfterMs = options.retryAfterMs ?? null;
+    this.field = options.field ?? null;
+    this.details = options.details ?? null;
+    this.suggestion = options.suggestion ?? null;
+    this.docs = options.docs ?? null;
+  }
+}
+
+/** The server refused one request; nothing changed and the connection goes on. */
+export class Refused extends ParleyError {
+  static override readonly code: string = "refused";
+}
+
+/** A field is missing or has a wrong value. */
+export class BadRequest extends Refused {
+  static override readonly code: string = "bad_request";
+}
+
+/** What was sent is not a frame: too deep, a number beyond 2**53, a lone surrogate. */
+export class InvalidFrame extends BadRequest {
+  static override readonly code = "invalid_frame";
+}
+
+/** The server does not know this frame type; it is older than this client. */
+export class UnknownType extends BadRequest {
+  static override readonly code = "unknown_type";
+}
+
+/** The frame exceeds what the server accepts. */
+export class PayloadTooLarge extends BadRequest {
+  static override readonly code = "payload_too_large";
+}
+
+/** The body is not JSON. */
+export class UnsupportedMediaType extends BadRequest {
+  static override readonly code = "unsupported_media_type";
+}
+
+/** The credential is missing or wrong. */
+export class Unauthorized extends Refused {
+  static override readonly code: string = "unauthorized";
+}
+
+/** The credential was right once. */
+export class TokenExpired extends Unauthorized {
+  static override readonly code = "token_expired";
+}
+
+/** The credential does not allow this. */
+export class PermissionDenied extends Refused {
+  static override readonly code: string = "permission_denied";
+}
+
+/** The organisation has been switched off. */
+export class TenantInactive extends PermissionDenied {
+  static override readonly code = "tenant_inactive";
+}
+
+/** The page's origin is not on the list. */
+export class OriginNotAllowed extends PermissionDenied {
+  static override readonly code = "origin_not_allowed";
+}
+
+/** A policy of the tenant forbids this. */
+export class PolicyViolation extends PermissionDenied {
+  static override readonly code = "policy_violation";
+}
+
+/** There is no such thing, or it belongs to somebody else. */
+export class NotFound extends Refused {
+  static override readonly code: string = "not_found";
+}
+
+/** The conversation does not exist, was deleted, or belongs to somebody else. */
+export class ConversationNotFound extends NotFound {
+  static override readonly code = "conversation_not_found";
+}
+
+/** There is no such flow, or none to start with. */
+export class FlowNotFound extends NotFound {
+  static override readonly code = "flow_not_found";
+}
+
+/** There is no such execution. */
+export class ExecutionNotFound extends NotFound {
+  static override readonly code = "execution_not_found";
+}
+
+/** There is no such pending request. */
+export class PendingNotFound extends NotFound {
+  static override readonly code = "pending_not_found";
+}
+
+/** The request does not fit the conversation's present state. */
+export class Conflict extends Refused {
+  static override readonly code: string = "conflict";
+}
+
+/** The execution's status does not allow this. */
+export class WrongState extends Conflict {
+  static override readonly code = "wrong_state";
+}
+
+/** Somebody has decided this pending request; `decided` says who and what. */
+export class PendingResolved extends Conflict {
+  static override readonly code = "pending_resolved";
+
+  /** `{by, at, accepted, comment, edits, answers, digest}`; empty where only your own vote was one. */
+  get decided(): Details {
+    return decided(this.details);
+  }
+}
+
+/** The deadline of this pending request is over; the flow goes on as its `on_timeout` says. */
+export class PendingExpired extends Conflict {
+  static override readonly code = "pending_expired";
+
+  /** What was decided for everybody when the time was up; empty where nothing was. */
+  get decided(): Details {
+    return decided(this.details);
+  }
+}
+
+/** The conversation is at work, and `onBusy` was `reject`. */
+export class ConversationBusy extends Conflict {
+  static override readonly code = "conversation_busy";
+  static override readonly temporary = true;
+}
+
+/** This idempotency key was used for another command. */
+export class IdempotencyConflict extends Conflict {
+  static override readonly code = "idempotency_conflict";
+}
+
+/** Well-formed, but it cannot be used. */
+export class Unprocessable extends Refused {
+  static override readonly code: string = "unprocessable";
+}
+
+/** The flow has errors; `details` list them. */
+export class FlowInvalid extends Unprocessable {
+  static override readonly code = "flow_invalid";
+}
+
+/** A clarification needs more answers; it stays open, so answer again with those that are `missing`. */
+export class MissingAnswers extends Unprocessable {
+  static override readonly code = "missing_answers";
+
+  /** The ids of the questions that lack an answer, or lack one that fits. */
+  get missing(): readonly string[] {
+    const found = this.details?.missing;
+    return Array.isArray(found) ? found.map(String) : [];
+  }
+}
+
+/** The server cannot do it now. This client has tried several times before it throws this. */
+export class TryLater extends Refused {
+  static override readonly code: string = "try_later";
+  static override readonly temporary = true;
+}
+
+/** Too many requests; `retryAfterMs` says when. */
+export class RateLimited extends TryLater {
+  static override readonly code = "rate_limited";
+}
+
+/** Too many messages wait for this conversation's turn. */
+export class InboxFull extends TryLater {
+  static override readonly code = "inbox_full";
+}
+
+/** The server failed. */
+export class Internal extends TryLater {
+  static override readonly code = "internal";
+}
+
+/** The server has too much to do. */
+export class Overloaded extends TryLater {
+  static override readonly code = "overloaded";
+}
+
+/** The server cannot reach its database. */
+export class StoreUnavailable extends TryLater {
+  static override readonly code = "store_unavailable";
+}
+
+/** Something that the server depends on is away. */
+export class DependencyUnavailable extends TryLater {
+  static override readonly code = "dependency_unavailable";
+}
+
+/** Why a turn failed; occurs as `TurnFailed.error` only. */
+export class TurnError extends Refused {
+  static override readonly code: string = "turn_error";
+}
+
+/** A step of the flow failed. */
+export class StepFailed extends TurnError {
+  static override readonly code = "step_failed";
+}
+
+/** The turn was cancelled by a cancel, a reset or a deletion. */
+export class Cancelled extends TurnError {
+  static override readonly code = "cancelled";
+}
+
+/** The flow went in circles. */
+export class LoopDetected extends TurnError {
+  static override readonly code = "loop_detected";
+}
+
+/** The execution's time was up. */
+export class Expired extends TurnError {
+  static override readonly code = "expired";
+}
+
+/** The command was accepted, and the turn that it caused failed. */
+export class TurnFailed extends ParleyError {
+  static override readonly code = "turn_failed";
+  /** Why, as a typed error (`StepFailed`, `Cancelled`, ...). */
+  readonly error: Refused;
+  /** What the turn said and did before it failed. */
+  readonly turn: Turn;
+
+  constructor(error: Refused, turn: Turn) {
+    super(error.message, { ...error, cause: error });
+    this.error = error;
+    this.turn = turn;
+  }
+}
+
+/** No connection could be made in the time given; `cause` is the last reason. */
+export class ConnectionLost extends ParleyError {
+  static override readonly code = "connection_lost";
+  static override readonly temporary = true;
+}
+
+/** The connection has ended for good: closed by us, or with a code after which one does not return. */
+export class ConnectionClosed extends ParleyError {
+  static override readonly code = "connection_closed";
+  /** The WebSocket close code (1000 when this side closed). */
+  readonly closeCode: number;
+  /** What the server said. */
+  readonly reason: string;
+
+  constructor(closeCode: number, reason: string) {
+    super(`${reason || "the connection is closed"} (close code ${closeCode})`);
+    this.closeCode = closeCode;
+    this.reason = reason;
+  }
+}
+
+/** The caller's time is up. The command is not undone: it is still sent, and still takes effect once. */
+export class Timeout extends ParleyError {
+  static override readonly code = "timeout";
+  static override readonly temporary = true;
+}
+
+/** Too many commands, or too large ones, wait for their acknowledgement; this one was not taken. */
+export class OutboxFull extends ParleyError {
+  static override readonly code = "outbox_full";
+  static override readonly temporary = true;
+}
+
+/**
+ * The outbox cannot be used: `code` is `outbox_in_use`, `outbox_unreadable`, `outbox_unwritable`, or
+ * `outbox_of_another` where the commands in it are another user's or for another server.
+ */
+export class OutboxUnusable extends ParleyError {
+  static override readonly code = "outbox_unusable";
+}
+
+/** A reader of events fell behind its bound and was cut off; begin anew, from `chat.snapshot`. */
+export class EventsOverflow extends ParleyError {
+  static override readonly code = "events_overflow";
+  static override readonly temporary = true;
+}
+
+const BY_CODE: ReadonlyMap<string, typeof Refused> = /* @__PURE__ */ new Map(
+  [
+    BadRequest,
+    InvalidFrame,
+    UnknownType,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    Unauthorized,
+    TokenExpired,
+    PermissionDenied,
+    TenantInactive,
+    OriginNotAllowed,
+    PolicyViolation,
+    NotFound,
+    ConversationNotFound,
+    FlowNotFound,
+    ExecutionNotFound,
+    PendingNotFound,
+    WrongState,
+    PendingResolved,
+    PendingExpired,
+    ConversationBusy,
+    IdempotencyConflict,
+    FlowInvalid,
+    MissingAnswers,
+    RateLimited,
+    InboxFull,
+    Internal,
+    Overloaded,
+    StoreUnavailable,
+    DependencyUnavailable,
+    StepFailed,
+    Cancelled,
+    LoopDetected,
+    Expired,
+  ].map((kind) => [kind.code, kind]),
+);
+
+/** Make the typed error of an `error` object; an unknown code gives a plain `Refused`. */
+export function errorFromWire(error: Readonly<globalThis.Partial<ErrorBody>>): Refused {
+  const code = String(error.code || "internal");
+  const kind = BY_CODE.get(code) ?? Refused;
+  return new kind(String(error.message || code), {
+    ...error,
+    code,
+    temporary: Boolean(error.temporary),
+    retryAfterMs: error.retry_after_ms,
+  });
+}
+
+function decided(details: Details | null): Details {
+  return (details?.decided ?? {}) as Details;
+}

@@ -1,0 +1,217 @@
+/**
+ * An outbox that survives the page or process: commands that were taken and not yet acknowledged.
+ *
+ * A command is in the store before it is sent, and leaves it when it is acknowledged or has ended. What an
+ * earlier page left is sent first, in order, under its old keys, so it takes effect once however often it is
+ * sent. There is no token in the store, but there is what people said.
+ *
+ * @module
+ */
+import { OutboxFull, OutboxUnusable } from "./errors.js";
+import type { Raw } from "./records.js";
+import type { Journal } from "./session.js";
+
+export const OUTBOX_BYTES = 4 * 1024 * 1024;
+/** What waited for longer is dropped: nobody expects to have said it any more. */
+const MAX_AGE_MS = 7 * 24 * 3600 * 1000;
+
+/** A command in an outbox, and as whom it is sent: null where the server had not told yet. */
+export interface KeptCommand {
+  readonly frame: Readonly<Record<string, unknown>>;
+  readonly owner: string | null;
+}
+
+/** Where an outbox is kept. `browserOutbox` is one, `fileOutbox` of `parley-client/node` another. */
+export interface OutboxStore {
+  /**
+   * Take it for this client; called once, before the first connection.
+   *
+   * @param url the server's; commands for another one are left alone.
+   * @returns what earlier clients left and nobody has now, oldest first.
+   * @throws OutboxUnusable somebody else uses it, or it cannot be read.
+   */
+  open(url: string): Promise<readonly KeptCommand[]>;
+  /** Make a command durable before this returns; throws where that is not possible, nothing being kept. */
+  keep(command: KeptCommand): void;
+  /** Drop a command, if it is there. */
+  release(conversationId: string, key: string): void;
+  /** Let others use it. */
+  close(): void;
+}
+
+const keyOf = (conversationId: unknown, key: unknown) => `${conversationId}\n${key}`;
+
+/** The session's journal over a store: bounds, and whose commands these are. */
+export class Outbox implements Journal {
+  #store: OutboxStore;
+  #maxBytes: number;
+  #kept = new Map<string, KeptCommand & { size: number }>();
+  #bytes = 0;
+  #owner: string | null = null;
+
+  constructor(store: OutboxStore, maxBytes: number) {
+    this.#store = store;
+    this.#maxBytes = maxBytes;
+  }
+
+  /** Return the frames that earlier clients left. */
+  async open(url: string): Promise<Raw[]> {
+    const left = await this.#store.open(url);
+    for (const command of left) {
+      this.#add(command, JSON.stringify(command.frame).length);
+    }
+    return left.map(({ frame }) => frame);
+  }
+
+  /** Say as whom its commands are sent; returns those that are somebody else's. They stay where they are. */
+  own(owner: string): Raw[] {
+    this.#owner = owner;
+    const others = [...this.#kept].filter(([, each]) => each.owner !== null && each.owner !== owner);
+    for (const [name] of others) {
+      this.#forget(name);
+    }
+    return others.map(([, { frame }]) => frame);
+  }
+
+  keep(frame: Raw, size: number): void {
+    if (this.#bytes + size > this.#maxBytes) {
+      throw new OutboxFull(`${this.#bytes} of ${this.#maxBytes} bytes wait for their acknowledgement`);
+    }
+    const command = { frame, owner: this.#owner };
+    try {
+      this.#store.keep(command);
+    } catch (cause) {
+      throw new OutboxUnusable(`The outbox cannot be written: ${cause}.`, {
+        code: "outbox_unwritable",
+        cause,
+      });
+    }
+    this.#add(command, size);
+  }
+
+  release(conversationId: string, key: string): void {
+    if (this.#forget(keyOf(conversationId, key))) {
+      this.#store.release(conversationId, key);
+    }
+  }
+
+  close(): void {
+    this.#store.close();
+  }
+
+  #add(command: KeptCommand, size: number): void {
+    const { conversation_id, idempotency_key } = command.frame;
+    this.#kept.set(keyOf(conversation_id, idempotency_key), { ...command, size });
+    this.#bytes += size;
+  }
+
+  #forget(name: string): boolean {
+    this.#bytes -= this.#kept.get(name)?.size ?? 0;
+    return this.#kept.delete(name);
+  }
+}
+
+/** What `browserOutbox` keeps under one key of the storage. */
+interface Entry extends KeptCommand {
+  url: string;
+}
+
+/**
+ * Return an outbox in the browser's `localStorage`; undefined where the page may keep nothing.
+ *
+ * Each tab has a box of its own, held by a Web Lock for as long as the tab lives, and takes over the boxes that
+ * nobody holds: of tabs that were closed, crashed or reloaded. Where there are no locks (a page without HTTPS)
+ * it takes over all: a command that two tabs send takes effect once, for its key is one.
+ *
+ * @param name tells apart what must not be mixed, e.g. two widgets on one page.
+ * @param storage another one than `localStorage`.
+ */
+export function browserOutbox(
+  name = "parley",
+  storage: Storage | undefined = ownStorage(),
+): OutboxStore | undefined {
+  if (!storage) {
+    return undefined;
+  }
+  const prefix = `parley-outbox:${name}:`;
+  const box = `${Math.random().toString(36).slice(2)}`;
+  const places = new Map<string, string>();
+  const locks = globalThis.navigator?.locks;
+  let count = 0;
+  let url = "";
+  let letGo = () => {};
+  const put = (entry: Entry, since = Date.now()) => {
+    count += 1;
+    const place = `${prefix}${box}:${since}:${String(count).padStart(9, "0")}`;
+    storage.setItem(place, JSON.stringify(entry));
+    places.set(keyOf(entry.frame.conversation_id, entry.frame.idempotency_key), place);
+  };
+  const takeOver = (other: string): [number, Entry][] =>
+    Object.keys(storage)
+      .filter((place) => place.startsWith(`${prefix}${other}:`))
+      .flatMap((place) => {
+        const since = Number(place.slice(prefix.length).split(":")[1]);
+        const entry = read(storage, place);
+        if (!entry || Date.now() - since > MAX_AGE_MS) {
+          storage.removeItem(place);
+          return [];
+        }
+        if (entry.url !== url) {
+          return [];
+        }
+        put(entry, since); // before the old one goes: a crash in between leaves two, and their key is one
+        storage.removeItem(place);
+        return [[since, entry]];
+      });
+
+  return {
+    async open(server) {
+      url = server;
+      locks?.request(prefix + box, () => new Promise<void>((resolve) => (letGo = resolve))).catch(() => {});
+      const found: [number, Entry][] = [];
+      const places = Object.keys(storage).filter((place) => place.startsWith(prefix));
+      for (const other of new Set(
+        places.map((place) => place.slice(prefix.length).split(":")[0] as string),
+      )) {
+        if (other === box) {
+          continue;
+        }
+        if (!locks) {
+          found.push(...takeOver(other));
+        } else {
+          await locks.request(prefix + other, { ifAvailable: true }, (lock) => {
+            if (lock) {
+              found.push(...takeOver(other));
+            }
+          });
+        }
+      }
+      return found.sort(([a], [b]) => a - b).map(([, entry]) => entry);
+    },
+    keep: (command) => put({ ...command, url }),
+    release(conversationId, key) {
+      const place = places.get(keyOf(conversationId, key));
+      if (place) {
+        places.delete(keyOf(conversationId, key));
+        storage.removeItem(place);
+      }
+    },
+    close: () => letGo(),
+  };
+}
+
+function ownStorage(): Storage | undefined {
+  try {
+    return globalThis.localStorage;
+  } catch {
+    return undefined; // a page in a sandbox, or a person who forbade it
+  }
+}
+
+function read(storage: Storage, place: string): Entry | null {
+  try {
+    return JSON.parse(storage.getItem(place) as string);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,352 @@
+/**
+ * The client that applications hold in hand. The work is done elsewhere.
+ *
+ * @module
+ */
+import type { SocketClass } from "#socket";
+import { type Clock, systemClock } from "./clock.js";
+import { Connection, type ConnectionEvent, type Token } from "./connection.js";
+import {
+  type CommandOptions,
+  Conversation,
+  type ConversationOptions,
+  limitOf,
+  notify,
+  type WaitOptions,
+} from "./conversation.js";
+import type { InboxEvent } from "./events.js";
+import { ask, ExecutionHandle } from "./execution.js";
+import { watchInbox } from "./inbox.js";
+import { OUTBOX_BYTES, Outbox, type OutboxStore } from "./outbox.js";
+import { given, restUrl, socketUrl } from "./protocol.js";
+import {
+  type Execution,
+  type InboxItem,
+  type JsonObject,
+  type Principal,
+  toExecution,
+  toInboxItem,
+} from "./records.js";
+import { pages, Rest } from "./rest.js";
+import { OUTBOX_LIMIT, Session } from "./session.js";
+import { Stream } from "./stream.js";
+
+const EVENT_BUFFER = 1000;
+
+/** Of `new Parley`. */
+export interface ParleyOptions {
+  /**
+   * A token, or a function (async or not) that returns one. It is called at each connect and when the server asks
+   * for a fresh one; with a plain text, an expired token ends the connection. A `ParleyError` that it throws and
+   * that is not `temporary` ends the connection too; anything else that it throws is tried again.
+   */
+  token?: Token | null | undefined;
+  /** E.g. `en`. */
+  locale?: string | undefined;
+  /** E.g. `Europe/Paris`. */
+  timezone?: string | undefined;
+  /** Called with each frame's text, tokens struck out. */
+  onFrame?: ((direction: "in" | "out", text: string) => void) | undefined;
+  /**
+   * Keeps the commands that are not yet acknowledged, so that they survive this page or process: `browserOutbox()`,
+   * `fileOutbox(path)` of `parley-client/node`, or one of your own. Left out, the outbox ends with the page.
+   */
+  outbox?: OutboxStore | undefined;
+  /** Commands that may wait for their acknowledgement; `OutboxFull` beyond. 100. */
+  outboxLimit?: number | undefined;
+  /** How large they may be together, where they are kept; the same. 4 MiB. */
+  outboxBytes?: number | undefined;
+  /** Events that a reader may leave unread; `EventsOverflow` beyond. 1,000. */
+  eventBuffer?: number | undefined;
+  /** Another WebSocket class than the runtime's. */
+  WebSocket?: SocketClass | undefined;
+  /** Uniform in [0, 1), for the pauses. */
+  random?: (() => number) | undefined;
+  /** For tests. */
+  clock?: Clock | undefined;
+  /** Makes conversation ids and idempotency keys; 128 random bits. */
+  newId?: (() => string) | undefined;
+}
+
+/** Of `parley.start`. */
+export interface StartOptions extends CommandOptions {
+  /** Values of its slots and variables, by name. */
+  initialContext?: JsonObject | undefined;
+  /** What the flow reads as `input`. */
+  input?: unknown;
+  /** Of the flow; left out, the newest. */
+  version?: number | undefined;
+  /** Where it runs; left out, the server makes a conversation for it. */
+  conversationId?: string | undefined;
+  /**
+   * Whose conversation that is. Left out, it is your own; or, if you have the scope `conversations:write`,
+   * nobody's: a workflow that only scopes reach.
+   */
+  userId?: string | undefined;
+  /** For lists. */
+  projectId?: string | undefined;
+  /** Where the person is, if there is one; api if left out. */
+  channel?: string | undefined;
+  /** One of your own, for the record. */
+  requestId?: string | undefined;
+  /** What its events, logs and outgoing calls carry. */
+  correlationId?: string | undefined;
+  /**
+   * What to do where another run has not ended: `ConversationBusy` is thrown unless this says enqueue or
+   * interrupt. The run then has no id yet; watch its conversation.
+   */
+  onBusy?: "enqueue" | "reject" | "interrupt" | undefined;
+}
+
+/** Of `parley.executions`: what to list. */
+export interface ListOptions extends WaitOptions {
+  /** E.g. `waiting_acceptance`. */
+  status?: string | undefined;
+  flowId?: string | undefined;
+  projectId?: string | undefined;
+  /** Only in this user's conversations. */
+  userId?: string | undefined;
+  /** Only those last active then or later; a `Date`, or ISO 8601. */
+  since?: Date | string | undefined;
+  /** Only those last active before. */
+  until?: Date | string | undefined;
+  /** How many to ask for at once, 1-100. */
+  pageSize?: number | undefined;
+}
+
+/**
+ * A connection to a Parley server that comes back by itself.
+ *
+ *     const parley = new Parley("http://127.0.0.1:8765", { token });
+ *     const chat = parley.conversation("c1");
+ *     for await (const event of chat.send("I need an appointment")) {
+ *       console.log(event);
+ *     }
+ *     await parley.close();
+ *
+ * It connects at its first use, or by `connect`.
+ */
+export class Parley {
+  /** The WebSocket URL. */
+  readonly url: string;
+  /** Where REST calls go, without a slash at its end. */
+  readonly restUrl: string;
+  #connection: Connection;
+  #rest: Rest;
+  #clock: Clock;
+  #random: () => number;
+  #listeners = new Set<(event: ConnectionEvent) => void>();
+
+  /**
+   * @param url `http(s)://` or `ws(s)://`, with or without the path; never with a token in it.
+   * @throws TypeError the URL is none, or holds credentials.
+   */
+  constructor(url: string | URL, options: ParleyOptions = {}) {
+    const {
+      token = null,
+      locale,
+      timezone,
+      clock = systemClock,
+      random = Math.random,
+      newId = randomId,
+    } = options;
+    this.url = socketUrl(url);
+    this.restUrl = restUrl(this.url);
+    this.#clock = clock;
+    this.#random = random;
+    const outbox = options.outbox ? new Outbox(options.outbox, options.outboxBytes ?? OUTBOX_BYTES) : null;
+    this.#connection = new Connection({
+      url: this.url,
+      token,
+      session: new Session({
+        outboxLimit: options.outboxLimit ?? OUTBOX_LIMIT,
+        hello: given({ locale, timezone }),
+        journal: outbox,
+      }),
+      clock,
+      random,
+      newId,
+      eventBuffer: options.eventBuffer ?? EVENT_BUFFER,
+      outbox,
+      socketClass: options.WebSocket,
+      onFrame: options.onFrame ?? null,
+      told: (event) => notify(this.#listeners, event),
+    });
+    const getToken = () => this.#connection.getToken();
+    this.#rest = new Rest(this.restUrl, getToken, typeof token === "function", clock, random);
+  }
+
+  /**
+   * Connect, and stay connected until `close`.
+   *
+   * @throws Refused (`Unauthorized`, `TokenExpired`, `PermissionDenied`, ...) the server refused the credential.
+   * @throws ConnectionClosed the server closed with a code after which one does not return.
+   * @throws ConnectionLost no connection within `timeoutMs` (30,000), attempts included.
+   */
+  async connect(options: WaitOptions = {}): Promise<void> {
+    await this.#connection.open(limitOf(options), options.signal);
+  }
+
+  /** Close the connection and end what waits with `ConnectionClosed(1000)`; may be called twice. */
+  async close(): Promise<void> {
+    await this.#connection.close();
+  }
+
+  /**
+   * Return a conversation; the same object for the same id until it is closed.
+   *
+   * Nothing is sent before its first use. A new one is made by the first message.
+   *
+   * @param conversationId left out, it is 128 random bits.
+   * @throws ConnectionClosed the client is closed.
+   */
+  conversation(conversationId?: string | null, options: ConversationOptions = {}): Conversation {
+    const connection = this.#connection;
+    connection.check();
+    const id = conversationId ?? connection.newId();
+    const chat = connection.chats.get(id) ?? new Conversation(connection, id, options);
+    connection.chats.set(id, chat);
+    return chat;
+  }
+
+  // --- over REST: these need no open connection ---------------------------------------------
+
+  /**
+   * Start a flow without saying anything; the run goes on whoever watches.
+   *
+   * @throws FlowNotFound there is no such flow.
+   * @throws ConversationBusy another run of this conversation has not ended.
+   * @throws BadRequest a value does not fit; `field` names it.
+   * @throws Refused the server refused it for another reason.
+   * @throws ConnectionLost no answer, after several attempts; it may have started.
+   * @throws Timeout the same within `timeoutMs`.
+   */
+  async start(flowId: string, options: StartOptions = {}): Promise<ExecutionHandle> {
+    const body = {
+      initial_context: options.initialContext ?? {},
+      input: options.input,
+      version: options.version,
+      conversation_id: options.conversationId,
+      user_id: options.userId,
+      project_id: options.projectId,
+      channel: options.channel,
+      request_id: options.requestId,
+      correlation_id: options.correlationId,
+      on_busy: options.onBusy,
+    };
+    const key = options.idempotencyKey ?? this.#connection.newId();
+    const reply = await this.#rest.post(
+      `/flows/${encodeURIComponent(flowId)}/start`,
+      body,
+      key,
+      ask(options),
+    );
+    return this.#handle(reply.execution_id ?? null, reply);
+  }
+
+  /** Return a run that was started earlier, or by somebody else; nothing is asked yet. */
+  execution(executionId: string): ExecutionHandle {
+    return this.#handle(executionId, {});
+  }
+
+  /**
+   * Iterate over the runs that this principal may see, page after page: `for await (const run of ...)`.
+   *
+   * @throws ParleyError as `start`.
+   */
+  async *executions(options: ListOptions = {}): AsyncGenerator<Execution, void, undefined> {
+    const text = (time?: Date | string) => (time instanceof Date ? time.toISOString() : time);
+    const query = {
+      status: options.status,
+      flow_id: options.flowId,
+      project_id: options.projectId,
+      user_id: options.userId,
+      since: text(options.since),
+      until: text(options.until),
+      limit: options.pageSize ?? 50,
+    };
+    for await (const raw of pages(this.#rest, "/executions", "executions", query, ask(options))) {
+      yield toExecution(raw);
+    }
+  }
+
+  /**
+   * Iterate over what waits for a person in the whole tenant: `for await (const item of parley.inbox())`.
+   *
+   * Who may decide nothing for others finds it empty.
+   *
+   * @throws ParleyError as `start`.
+   */
+  async *inbox(
+    options: WaitOptions & { pageSize?: number } = {},
+  ): AsyncGenerator<InboxItem, void, undefined> {
+    for await (const raw of pages(
+      this.#rest,
+      "/inbox",
+      "items",
+      { limit: options.pageSize ?? 50 },
+      ask(options),
+    )) {
+      yield toInboxItem(raw);
+    }
+  }
+
+  /**
+   * Iterate over what comes to wait for this principal in the whole tenant, and what is settled.
+   *
+   * First comes what waits now, an `opened` each, and `ready` behind it. A broken connection is made anew, for as
+   * long as this is read; what was settled in between is told then.
+   *
+   * @throws Unauthorized, TokenExpired: the credential is not taken any more.
+   */
+  async *inboxEvents(options: { signal?: AbortSignal } = {}): AsyncGenerator<InboxEvent, void, undefined> {
+    yield* watchInbox(this.#rest, this.#clock, this.#random, options.signal);
+  }
+
+  // --- the connection -----------------------------------------------------------------------
+
+  /** Call `listener` with each event of the connection; returns what ends that. */
+  on(_type: "connection", listener: (event: ConnectionEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => {
+      this.#listeners.delete(listener);
+    };
+  }
+
+  /** Iterate over what happens to the connection from now on; ends when it is closed for good. */
+  connectionEvents(options: { signal?: AbortSignal } = {}): Stream<ConnectionEvent> {
+    const { watchers, eventBuffer } = this.#connection;
+    const leave = () => watchers.delete(stream);
+    const stream: Stream<ConnectionEvent> = new Stream(eventBuffer, leave, options.signal);
+    watchers.add(stream);
+    return stream;
+  }
+
+  /** Whether the server has said welcome and the connection stands, as far as is known. */
+  get connected(): boolean {
+    return this.#connection.online;
+  }
+
+  /** How many commands wait for their acknowledgement, those that an earlier page left included. */
+  get unacknowledged(): number {
+    return this.#connection.session.unacknowledged;
+  }
+
+  /** Who the server takes this client for; null before the first welcome. */
+  get principal(): Principal | null {
+    return this.#connection.welcome?.principal ?? null;
+  }
+
+  #handle(executionId: string | null, told: JsonObject): ExecutionHandle {
+    return new ExecutionHandle(this.#rest, () => this.#connection.newId(), executionId, told);
+  }
+}
+
+/** Return 128 random bits in the alphabet of conversation ids and idempotency keys. */
+function randomId(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return btoa(String.fromCharCode(...bytes)).replace(
+    /[+/=]/g,
+    (letter) => ({ "+": "-", "/": "_" })[letter] ?? "",
+  );
+}

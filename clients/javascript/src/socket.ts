@@ -1,0 +1,21 @@
+/**
+ * Where a runtime has no WebSocket of its own: browsers, Deno, Bun and Node from 22 on have one.
+ *
+ * @module
+ */
+
+/** What this client needs of a WebSocket; the classes of browsers, Node and the package `ws` fit. */
+export interface SocketLike {
+  onopen: ((event: never) => void) | null;
+  onmessage: ((event: { data: unknown } & never) => void) | null;
+  onclose: ((event: { code: number; reason: string } & never) => void) | null;
+  onerror: ((event: never) => void) | null;
+  send(text: string): void;
+  close(code?: number, reason?: string): void;
+}
+
+/** The class of such sockets. */
+export type SocketClass = new (url: string, protocols: string) => SocketLike;
+
+/** A WebSocket to use where there is no other. */
+export const FallbackSocket: SocketClass | undefined = undefined;
