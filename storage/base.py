@@ -51,6 +51,10 @@ class StoreTooNew(StorageError):  # noqa: N818
     """The store was written by a newer Parley than this one; nothing was changed."""
 
 
+class StoreRefused(StorageError):  # noqa: N818
+    """The store is there and will never serve us as things are. The message says what to change."""
+
+
 class BusRefused(StorageError):  # noqa: N818
     """The bus is there and will never serve us as things are. The message says what to change."""
 
@@ -125,7 +129,7 @@ class ConversationStore(Protocol):
     """Whether this process is the only one that can write, so that a cached record is fresh."""
 
     async def open(self) -> None:
-        """Connect, lock, migrate. Raises StoreLocked, StoreTooNew or StoreUnavailable.
+        """Connect, lock, migrate. Raises StoreLocked, StoreTooNew, StoreRefused or StoreUnavailable.
 
         An exclusive store voids all leases here (``lease`` none, ``wake_at`` now): their owners are dead.
         """
@@ -592,6 +596,7 @@ __all__ = [
     "StorageError",
     "Store",
     "StoreLocked",
+    "StoreRefused",
     "StoreTooNew",
     "StoreUnavailable",
     "Verdict",

@@ -3,6 +3,7 @@
 | URL | what |
 |---|---|
 | ``sqlite:parley.db``, ``sqlite:/var/lib/parley.db`` | the embedded store in this file |
+| ``mongodb://HOST/DATABASE``, ``mongodb+srv://...`` | the store for many instances, ``parley`` by default |
 | ``redis://HOST``, ``rediss://HOST`` | the bus over Redis, with TLS where it has two s |
 | ``memory:`` | everything is gone when the process ends; as a bus: in this process only |
 | ``module:factory``, ``module.factory`` | what ``factory(clock=...)`` returns, for a bus ``factory()`` |
@@ -12,7 +13,8 @@ Nothing is opened here: the caller awaits ``open()``.
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from storage.base import EventBus, Shared, StorageError, Store
 from storage.memory import MemoryBus, MemoryShared, MemoryStore
@@ -21,11 +23,7 @@ from storage.models import TimeMs
 if TYPE_CHECKING:
     from storage.redis import Address
 
-LATER: Final = {
-    "mongodb": "MongoDB comes with a later release; until then set PARLEY_STORE=sqlite:parley.db",
-    "mongodb+srv": "MongoDB comes with a later release; until then set PARLEY_STORE=sqlite:parley.db",
-}
-STORE_FORMS: Final = "sqlite:PATH, memory: or module:factory"
+STORE_FORMS: Final = "sqlite:PATH, mongodb://HOST/DATABASE, memory: or module:factory"
 BUS_FORMS: Final = "memory:, redis://HOST, rediss://HOST (TLS) or module:factory"
 
 
@@ -33,12 +31,31 @@ class StorageUrlInvalid(StorageError):  # noqa: N818 - reads as what happened
     """A store or bus URL that names nothing we can open. The message says what would be right."""
 
 
-def open_store(url: str, clock: Callable[[], TimeMs] | None = None) -> Store:
+@dataclass(frozen=True, slots=True)
+class MongoSettings:
+    """How MongoDB is talked to. Where the URL has an option for it, that one holds.
+
+    Attributes:
+        driver: ``pymongo``, or ``motor`` with the extra ``[motor]``.
+        pool: the most connections that are open at a time.
+        timeout_ms: the longest that one call waits, everything included.
+    """
+
+    driver: Literal["pymongo", "motor"] = "pymongo"
+    pool: int = 32
+    timeout_ms: int = 4_500
+
+
+def open_store(
+    url: str, clock: Callable[[], TimeMs] | None = None, *, mongo: MongoSettings | None = None
+) -> Store:
     """Return the store of a URL, not yet opened. Raises StorageUrlInvalid."""
     scheme, _, rest = url.strip().partition(":")
     match scheme.lower():
         case "sqlite":
             return _sqlite(rest, clock)
+        case "mongodb" | "mongodb+srv":
+            return _mongo(url.strip(), clock, mongo or MongoSettings())
         case "memory":
             _expect_nothing(url, rest)
             return MemoryStore(clock)
@@ -112,6 +129,13 @@ def _address(url: str) -> "Address":
         raise StorageUrlInvalid(f"PARLEY_BUS={_shown(url)} {error}") from error
 
 
+def _mongo(url: str, clock: Callable[[], TimeMs] | None, settings: MongoSettings) -> Store:
+    from storage.mongo import MongoStore  # its driver takes a tenth of a second to import
+
+    options = {"maxPoolSize": settings.pool, "timeoutMS": settings.timeout_ms}
+    return MongoStore(url, driver=settings.driver, clock=clock, options=options)
+
+
 def _expect_nothing(url: str, rest: str) -> None:
     if rest:
         raise StorageUrlInvalid(f"{url}: nothing goes behind memory:")
@@ -119,9 +143,6 @@ def _expect_nothing(url: str, rest: str) -> None:
 
 def _factory(url: str, forms: str, setting: str) -> Callable[..., Any]:
     """Return what ``module:factory`` or ``module.factory`` names."""
-    scheme = _scheme(url)
-    if scheme in LATER:
-        raise StorageUrlInvalid(f"{scheme}: {LATER[scheme]}")
     module_name, separator, name = url.strip().rpartition(":" if ":" in url else ".")
     if not separator or not name.isidentifier() or not all(p.isidentifier() for p in module_name.split(".")):
         raise StorageUrlInvalid(f"{setting}={_shown(url)} is not known: {forms} would be right")

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import mongo
+from tests.support.mongo import mongo_server, mongo_url, shared_mongo
 from tests.support.redis import redis_server, redis_url, shared_redis
 
-__all__ = ["redis_server", "redis_url", "shared_redis"]
+__all__ = ["mongo_server", "mongo_url", "redis_server", "redis_url", "shared_mongo", "shared_redis"]
 
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile(
@@ -54,10 +56,7 @@ PROGRAMS = {
     "nginx": Program(_any_of("nginx"), "install nginx (apt-get install nginx-light)"),
     "browser": Program(_any_of("chromium", "chromium-browser"), "install chromium (apt-get install it)"),
     "kubectl": Program(_any_of("kubectl"), "install kubectl; nothing is applied, it only builds"),
-    "mongo": Program(
-        lambda: bool(os.environ.get("PARLEY_TEST_MONGO_URL")),
-        "set PARLEY_TEST_MONGO_URL to a MongoDB replica set",
-    ),
+    "mongo": Program(mongo.is_usable, mongo.HINT),
 }
 
 

@@ -1,18 +1,20 @@
 """Every adapter, opened; the same tests run over all of them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from storage.base import Shared, Store
 from storage.memory import MemoryShared, MemoryStore
+from storage.mongo import MongoStore
 from storage.redis import Address, RedisShared
 from storage.sqlite import SqliteStore
 from tests.support.records import NOW
 from tests.support.split_store import SplitStore
 
-ADAPTERS = ("memory", "sqlite", "split")
+ADAPTERS = ("memory", "sqlite", "split", pytest.param("mongo", marks=pytest.mark.needs("mongo")))
 
 
 class Clock:
@@ -23,17 +25,6 @@ class Clock:
 
     def __call__(self) -> int:
         return self.ms
-
-
-def make_store(adapter: str, clock: Clock, folder: Path) -> Store:
-    """Return an adapter's store, not yet opened. A new adapter gets its line here."""
-    match adapter:
-        case "memory":
-            return MemoryStore(clock)
-        case "sqlite":
-            return SqliteStore(folder / "parley.db", clock=clock)
-        case _:
-            return SplitStore(clock)
 
 
 @pytest.fixture
@@ -48,8 +39,24 @@ def adapter(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def store(adapter: str, clock: Clock, tmp_path: Path) -> AsyncIterator[Store]:
-    store = make_store(adapter, clock, tmp_path)
+def make_store(
+    request: pytest.FixtureRequest, adapter: str, clock: Clock, tmp_path: Path
+) -> Callable[[], Store]:
+    """What returns the test's store, not yet opened. A new adapter gets its line here."""
+    match adapter:
+        case "memory":
+            return partial(MemoryStore, clock)
+        case "sqlite":
+            return partial(SqliteStore, tmp_path / "parley.db", clock=clock)
+        case "mongo":
+            return partial(MongoStore, request.getfixturevalue("mongo_url"), clock=clock)
+        case _:
+            return partial(SplitStore, clock)
+
+
+@pytest.fixture
+async def store(make_store: Callable[[], Store]) -> AsyncIterator[Store]:
+    store = make_store()
     await store.open()
     yield store
     await store.close()

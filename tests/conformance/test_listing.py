@@ -1,7 +1,7 @@
 """Lists of executions and inboxes: who is found, in which order, and that a page shifts under nobody."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from storage.listing import (
     WaitPlace,
 )
 from storage.models import TOMBSTONE_MS, Conversation, Execution, Pause, Pending
-from tests.conformance.conftest import Clock, make_store
 from tests.support.records import (
     ID,
     NOW,
@@ -90,10 +89,10 @@ async def test_a_change_of_status_moves_an_execution_at_once(store: Store) -> No
 
 
 async def test_the_place_is_the_same_after_the_store_was_opened_again(
-    adapter: str, clock: Clock, tmp_path: Any
+    make_store: Callable[[], Store],
 ) -> None:
     """What an adapter knows of what it wrote is not part of what is true."""
-    store = make_store(adapter, clock, tmp_path)
+    store = make_store()
     await store.open()
     record = await committed(store, conversation(), execution=active(START + 5))
     await store.close()

@@ -1,15 +1,13 @@
 """A conversation that comes whole, with its log: all of it or nothing, and as if it had grown here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from storage.base import CommitOutcome, StorageError, Store
 from storage.listing import ExecutionFilter, ExecutionPlace
 from storage.models import Conversation, EventBatch, Lease, Pending
-from tests.conformance.conftest import Clock, make_store
 from tests.support.records import (
     EPOCH,
     ID,
@@ -118,8 +116,8 @@ async def test_ids_come_in_order_in_pages_and_without_tombstones(store: Store) -
     assert await store.conversation_ids(TENANT, after="d") == []
 
 
-async def test_it_survives_a_new_start(adapter: str, clock: Clock, tmp_path: Path) -> None:
-    store = make_store(adapter, clock, tmp_path)
+async def test_it_survives_a_new_start(make_store: Callable[[], Store]) -> None:
+    store = make_store()
     await store.open()
     record, log = grown()
     await store.restore(record, log)

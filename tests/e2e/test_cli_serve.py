@@ -56,7 +56,7 @@ def test_serve_says_where_it_is_to_people_too(project: Path) -> None:
 
 
 CANNOT = {
-    "a store of a later version": (["--store", "mongodb://h/p"], "later release"),
+    "a store that could lose what was acked": (["--store", "mongodb://h/p?w=1"], "remove it from the URL"),
     "a store that is none": (["--store", "nowhere:factory"], "nowhere"),
     "a folder that is not there": (["--store", "sqlite:no/such/folder/p.db"], "no/such/folder"),
     "a host of somebody else": (["--host", "192.0.2.1"], "no address of this machine"),

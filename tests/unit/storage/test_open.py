@@ -47,10 +47,8 @@ def test_a_bus_is_opened_likewise() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("mongodb://u:secret@h/db", "PARLEY_STORE=sqlite:parley.db"),
-        ("mongodb+srv://h/db", "later release"),
         ("redis://h", "is not known"),
-        ("postgres://u:secret@h/db", "sqlite:PATH, memory: or module:factory"),
+        ("postgres://u:secret@h/db", "sqlite:PATH, mongodb://HOST/DATABASE, memory: or module:factory"),
         ("sqlite:", "names no file"),
         ("sqlite::memory:", "memory:"),
         ("sqlite://parley.db", "right behind the colon"),

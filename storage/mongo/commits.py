@@ -1,0 +1,108 @@
+"""The compare-and-set that makes commits true, several conversations' in one command.
+
+Each statement of the command is a compare-and-set of one document by itself; nothing ties them together.
+The reply counts how many found their document. Where that is all of them, which is the rule, all are
+committed; where it is none, none is. Otherwise the documents are read to see whose commit each holds.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pymongo import InsertOne, ReplaceOne
+from pymongo.errors import BulkWriteError
+
+from storage.base import CommitOutcome, CommitUnknown, StorageError, StoreUnavailable
+from storage.models import EventBatch
+from storage.mongo.documents import Document, place, places
+from storage.mongo.driver import reading, writing
+from storage.mongo.log import DUPLICATE_KEY
+from storage.mongo.queries import batch_at
+
+Outcome = CommitOutcome | StorageError
+
+
+class Change(NamedTuple):
+    """One commit: the document it makes, of which revision and fence (None: an insert), and its batch."""
+
+    document: Document
+    revision: int | None
+    fence: int
+    batch: EventBatch | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Whose it is."""
+        return self.document["tenant_id"], self.document["conversation_id"]
+
+    def request(self) -> Any:
+        """Return the statement."""
+        if self.revision is None:
+            return InsertOne(self.document)
+        wanted = {**place(*self.key), "revision": self.revision, "fence": self.fence}
+        return ReplaceOne(wanted, self.document)
+
+
+async def write(database: Any, group: Sequence[Change]) -> list[Outcome]:
+    """Do a group of changes, of different conversations; return what became of each.
+
+    Raises StoreUnavailable: none happened; CommitUnknown: any may have.
+    """
+    failed: dict[int, int] = {}
+    async with writing():
+        try:
+            result = await database.conversations.bulk_write(
+                [change.request() for change in group], ordered=False
+            )
+            matched = result.matched_count
+        except BulkWriteError as error:
+            details = error.details or {}
+            if details.get("writeConcernErrors"):
+                raise CommitUnknown("MongoDB could not confirm a write by a majority") from None
+            failed = {found["index"]: found["code"] for found in details["writeErrors"]}
+            matched = details["nMatched"]
+    outcomes = [_failure(failed[n]) if n in failed else CommitOutcome.COMMITTED for n in range(len(group))]
+    replaced = [n for n, change in enumerate(group) if change.revision is not None and n not in failed]
+    if matched == len(replaced):
+        return outcomes
+    for n in replaced:
+        outcomes[n] = CommitOutcome.CONFLICT
+    if matched:
+        settled = await _settle(database, [group[n] for n in replaced])
+        for n, outcome in zip(replaced, settled, strict=True):
+            outcomes[n] = outcome
+    return outcomes
+
+
+def _failure(code: int) -> Outcome:
+    if code == DUPLICATE_KEY:
+        return CommitOutcome.CONFLICT
+    return StoreUnavailable(f"MongoDB refused to write a conversation (code {code})")
+
+
+async def _settle(database: Any, changes: Sequence[Change]) -> list[Outcome]:
+    """Tell from the documents which changes happened."""
+    fields = {"_id": 0, "tenant_id": 1, "conversation_id": 1, "revision": 1, "commit_id": 1}
+    wanted = places([change.key for change in changes])
+    try:
+        async with reading():
+            rows = await database.conversations.find(wanted, fields).to_list(len(changes))
+        there = {(row["tenant_id"], row["conversation_id"]): row for row in rows}
+        return [await _settled(database, change, there.get(change.key)) for change in changes]
+    except StoreUnavailable as error:
+        raise CommitUnknown(str(error)) from None
+
+
+async def _settled(database: Any, change: Change, row: Document | None) -> Outcome:
+    if row is None or row["revision"] < change.document["revision"]:
+        return CommitOutcome.CONFLICT
+    if row["commit_id"] == change.document["commit_id"]:
+        return CommitOutcome.COMMITTED
+    if row["revision"] == change.document["revision"]:
+        return CommitOutcome.CONFLICT
+    if change.batch is None:
+        return CommitUnknown("a later commit hides whether this one happened")
+    batch = change.batch
+    found = await batch_at(database, *change.key, batch.epoch, batch.first_offset)
+    if found is not None and found.commit_id == batch.commit_id:
+        return CommitOutcome.COMMITTED
+    return CommitOutcome.CONFLICT

@@ -1,0 +1,156 @@
+"""The seam between the adapter and the driver: connecting, and what the driver's errors mean.
+
+PyMongo's asyncio API is the default. Motor (``PARLEY_MONGO_DRIVER=motor``, extra ``[motor]``) has the same
+calls; those that differ (closing a client, ``aggregate``) are here or not used.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl
+
+from pymongo import ReadPreference, WriteConcern
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidURI,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+)
+from pymongo.read_concern import ReadConcern
+
+from storage.base import CommitUnknown, StorageError, StoreRefused, StoreUnavailable
+
+Driver = Literal["pymongo", "motor"]
+DATABASE: Final = "parley"
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "maxPoolSize": 32,
+    "serverSelectionTimeoutMS": 3_000,
+    "connectTimeoutMS": 3_000,
+    "socketTimeoutMS": 5_000,
+    "waitQueueTimeoutMS": 3_000,
+    "timeoutMS": 4_500,
+    "appName": "parley",
+}
+"""What holds where the URL says nothing else: no call waits longer than ``timeoutMS``."""
+DURABLE: Final = WriteConcern("majority", j=True)
+_AUTHENTICATION: Final = frozenset({13, 18, 8000})
+"""Unauthorized, AuthenticationFailed, AtlasError (what Atlas says to wrong credentials)."""
+
+
+def connect(url: str, driver: Driver, options: Mapping[str, Any]) -> Any:
+    """Return a client, which connects with its first call. ``options`` yield to those of the URL.
+
+    Raises:
+        StoreRefused: the URL is wrong, or weakens what a commit promises; the driver is not installed.
+    """
+    asked = {name.lower() for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True)}
+    _check_promises(url, asked)
+    chosen = {name: value for name, value in {**DEFAULTS, **options}.items() if name.lower() not in asked}
+    try:
+        return _client_class(driver)(url, **chosen)
+    except (InvalidURI, ConfigurationError, ValueError, TypeError):
+        # What the driver says may quote the URL, and so a password.
+        raise StoreRefused(
+            "PARLEY_STORE is no URL of MongoDB, or has an option that is none: write "
+            "mongodb://USER:PASSWORD@HOST:27017/parley?replicaSet=NAME, with special characters in the "
+            "password percent-encoded"
+        ) from None
+
+
+def _check_promises(url: str, asked: set[str]) -> None:
+    """Refuse a URL that asks for less than what an acknowledgement promises, instead of ignoring it."""
+    given = {name.lower(): value for name, value in parse_qsl(url.partition("?")[2])}
+    weak = [
+        f"{name}={given[name]}"
+        for name, right in (("w", "majority"), ("journal", "true"), ("readpreference", "primary"))
+        if name in asked and given.get(name, "").lower() != right
+    ]
+    if weak:
+        raise StoreRefused(
+            f"PARLEY_STORE asks for {', '.join(weak)}: what was acknowledged could then be lost; "
+            "remove it from the URL (Parley writes with w=majority and j=true, and reads from the primary)"
+        )
+
+
+def _client_class(driver: Driver) -> Any:
+    if driver == "pymongo":
+        from pymongo import AsyncMongoClient
+
+        return AsyncMongoClient
+    try:
+        from motor.motor_asyncio import AsyncIOMotorClient
+    except ImportError:
+        raise StoreRefused(
+            "PARLEY_MONGO_DRIVER=motor, but Motor is not installed: pip install 'parley-server[motor]', "
+            "or set PARLEY_MONGO_DRIVER=pymongo"
+        ) from None
+    return AsyncIOMotorClient
+
+
+async def disconnect(client: Any) -> None:
+    """Close a client of either driver."""
+    closing = client.close()
+    if inspect.isawaitable(closing):
+        await closing
+
+
+def durable(client: Any) -> Any:
+    """Return the database of the URL: majority reads from the primary, journaled majority writes."""
+    database = client.get_default_database(DATABASE)
+    return database.with_options(
+        read_preference=ReadPreference.PRIMARY,
+        read_concern=ReadConcern("majority"),
+        write_concern=DURABLE,
+    )
+
+
+@asynccontextmanager
+async def reading() -> AsyncIterator[None]:
+    """Translate the driver's errors of what may be done again: nothing has happened."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise translated(error) from None
+
+
+@asynccontextmanager
+async def writing() -> AsyncIterator[None]:
+    """Translate the driver's errors of a conditional write: it may have happened, unless it was not sent."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise translated(error, sent=was_sent(error)) from None
+
+
+def was_sent(error: PyMongoError) -> bool:
+    """Tell whether what failed may have reached the server, and may have had its effect there."""
+    if isinstance(error, ServerSelectionTimeoutError | WaitQueueTimeoutError | ConfigurationError):
+        return False
+    if isinstance(error, OperationFailure):
+        return error.code not in _AUTHENTICATION
+    return isinstance(error, ConnectionFailure)
+
+
+def translated(error: PyMongoError, *, sent: bool = False) -> StorageError:
+    """Return what the port says of a driver's error; with ``sent``, its outcome is unknown."""
+    if isinstance(error, OperationFailure) and error.code in _AUTHENTICATION:
+        return StoreUnavailable(f"MongoDB refuses the credentials of PARLEY_STORE ({_said(error)})")
+    if sent:
+        return CommitUnknown(f"MongoDB gave no answer that tells the outcome ({_said(error)})")
+    if isinstance(error, ServerSelectionTimeoutError):
+        return StoreUnavailable(f"no primary of MongoDB can be reached ({_said(error)})")
+    if isinstance(error, NetworkTimeout) or getattr(error, "timeout", False):
+        return StoreUnavailable(f"MongoDB did not answer in time ({_said(error)})")
+    return StoreUnavailable(f"MongoDB has failed ({_said(error)})")
+
+
+def _said(error: BaseException) -> str:
+    """Return the error's class, its code and the beginning of its text, which holds no credentials."""
+    code = getattr(error, "code", None)
+    text = str(error).partition(", full error")[0].partition(", Timeout:")[0]
+    return f"{type(error).__name__}{'' if code is None else f' {code}'}: {text[:160]}"

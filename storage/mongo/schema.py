@@ -1,0 +1,79 @@
+"""The collections and their indexes, made at ``open`` and by ``parley migrate``.
+
+Making an index that is there already does nothing, so every instance asks for all of them, and whoever is
+first makes them. On a sharded cluster the hashed shard key is ``{tenant_id: 1, conversation_id: "hashed"}``
+for ``conversations`` and ``events``; every unique index begins with those names.
+"""
+
+from typing import Any, Final, NamedTuple
+
+from storage.mongo.driver import reading
+
+
+class Index(NamedTuple):
+    """One index: its collection, its name, its keys (1 or -1 each), and the options of ``createIndexes``."""
+
+    collection: str
+    name: str
+    keys: tuple[tuple[str, int], ...]
+    options: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+def _ascending(*names: str) -> tuple[tuple[str, int], ...]:
+    return tuple((name, 1) for name in names)
+
+
+_CONVERSATION: Final = ("tenant_id", "conversation_id")
+
+INDEXES: Final = (
+    Index("conversations", "key", _ascending(*_CONVERSATION), {"unique": True}),
+    Index("conversations", "wake", _ascending("wake_at"), {"sparse": True}),
+    Index("conversations", "unflushed", _ascending("flush_at"), {"sparse": True}),
+    Index("conversations", "time", _ascending("tenant_id", "active_at", "conversation_id")),
+    Index("conversations", "status", _ascending("tenant_id", "status", "active_at", "conversation_id")),
+    Index("conversations", "user", _ascending("tenant_id", "user_id", "active_at", "conversation_id")),
+    Index("conversations", "execution", _ascending("tenant_id", "execution_id")),
+    Index("conversations", "expiry", _ascending("expires_at"), {"expireAfterSeconds": 0}),
+    Index("events", "offset", _ascending(*_CONVERSATION, "epoch", "first_offset"), {"unique": True}),
+    Index(
+        "events",
+        "command",
+        _ascending(*_CONVERSATION, "key"),
+        # Strings only: a batch that accepts no command has a number there.
+        {"unique": True, "partialFilterExpression": {"key": {"$gt": ""}}},
+    ),
+    Index("executions", "key", _ascending("tenant_id", "execution_id"), {"unique": True}),
+    Index(
+        "waiting",
+        "place",
+        _ascending("tenant_id", "decider", "since", "wait_id", "conversation_id"),
+        {"unique": True},
+    ),
+    Index("waiting", "conversation", _ascending(*_CONVERSATION)),
+    Index("flows", "key", _ascending("tenant_id", "flow_id"), {"unique": True}),
+    Index("flow_versions", "key", _ascending("tenant_id", "flow_id", "version"), {"unique": True}),
+    Index("api_keys", "key", _ascending("tenant_id", "key_id"), {"unique": True}),
+    Index("api_keys", "hash", _ascending("sha256"), {"unique": True}),
+    Index("api_keys", "time", _ascending("tenant_id", "created_at", "key_id")),
+    Index("api_keys", "origin", _ascending("origins")),
+)
+
+
+async def migrate(database: Any) -> list[str]:
+    """Make the indexes that are missing; return what was made, as ``collection.name``.
+
+    Raises StoreUnavailable, be it that an index of that name is there with other keys or options.
+    """
+    made: list[str] = []
+    async with reading():
+        there = {name: await _names(database[name]) for name in dict.fromkeys(i.collection for i in INDEXES)}
+        for index in INDEXES:
+            if index.name in there[index.collection]:
+                continue
+            await database[index.collection].create_index(list(index.keys), name=index.name, **index.options)
+            made.append(f"{index.collection}.{index.name}")
+    return made
+
+
+async def _names(collection: Any) -> set[str]:
+    return set(await collection.index_information())

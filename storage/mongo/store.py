@@ -1,0 +1,493 @@
+"""``MongoStore``: the ports over one MongoDB, shared by any number of instances."""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from pymongo.errors import PyMongoError
+
+from storage.base import (
+    Commit,
+    CommitOutcome,
+    Due,
+    KeyRecord,
+    StoreUnavailable,
+)
+from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
+from storage.models import (
+    COMMIT_MAX_BYTES,
+    ApiKey,
+    Conversation,
+    EventBatch,
+    Flow,
+    FlowVersion,
+    InboxEntry,
+    KeyPlace,
+    TimeMs,
+)
+from storage.mongo import accounts, commits, flows, log, queries, restoring, sweeping, waits, writes
+from storage.mongo.clock import MEASURE_EVERY_S, StoreClock
+from storage.mongo.documents import (
+    NOTHING,
+    Document,
+    Known,
+    conversation_document,
+    entry_bytes,
+    entry_of,
+    known_of,
+    next_known,
+    place,
+    places,
+    record_of,
+)
+from storage.mongo.driver import Driver, connect, disconnect, durable, reading
+from storage.mongo.lanes import Lane
+from storage.mongo.log import Placed
+from storage.mongo.schema import migrate
+from storage.mongo.server_info import ServerInfo, inspect, measure
+from storage.rules import check_commit, stored_batch
+
+UNFLUSHED_MAX_BYTES: Final = COMMIT_MAX_BYTES
+KNOWN_CONVERSATIONS: Final = 20_000
+FLUSH_QUEUE_MAX_BYTES: Final = 16 * 1024 * 1024
+_GROUP_ITEMS: Final = 64
+_GROUP_BYTES: Final = 4 * 1024 * 1024
+
+Key = tuple[str, str]
+_logger = logging.getLogger(__name__)
+
+
+class MongoStore:
+    """A ``Store`` in MongoDB (6.0 or newer), for any number of servers.
+
+    ``COMMITTED`` means that a majority of the replica set has it in its journal. Belongs to the event loop
+    that opened it. ``docs/explanation/guarantees.md`` tells how a commit comes to be.
+
+    Args:
+        url: ``mongodb://`` or ``mongodb+srv://``; its options win over ``options``.
+        driver: ``pymongo`` or ``motor``.
+        clock: milliseconds since the epoch; default: the primary's time, measured every 30 s.
+        options: of the driver's client, such as ``maxPoolSize`` and ``timeoutMS``.
+    """
+
+    detects_duplicates = False
+    embedded = False
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        driver: Driver = "pymongo",
+        clock: Callable[[], TimeMs] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._url = url
+        self._driver: Driver = driver
+        self._options = dict(options or {})
+        self._clock = None if clock is not None else StoreClock()
+        self.now: Callable[[], TimeMs] = clock or self._clock or StoreClock()
+        self._client: Any = None
+        self._opened: Any = None
+        self._measuring: asyncio.Task[None] | None = None
+        self._known: OrderedDict[Key, Known] = OrderedDict()
+        self._confirming: dict[Key, set[str]] = {}
+        self._committing: dict[Key, asyncio.Future[None]] = {}
+        self._flushing: dict[tuple[str, str, str], asyncio.Future[None]] = {}
+        self._sweep = sweeping.Sweep()
+        self.server: ServerInfo | None = None
+        """What the server said of itself at ``open``."""
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See ``ConversationStore.open``. Makes the indexes that are missing.
+
+        Raises:
+            StoreRefused: what does not mend itself: the URL, the credentials, the server's version.
+        """
+        if self._opened is not None:
+            raise StoreUnavailable("the store is open already")
+        self._client = connect(self._url, self._driver, self._options)
+        try:
+            self.server = await inspect(self._client)
+            if self._clock is not None:
+                async with reading():
+                    await measure(self._client, self._clock.measured)
+            self._opened = durable(self._client)
+            await migrate(self._opened)
+        except BaseException:
+            await self.close()
+            raise
+        self._commits: Lane[commits.Change, CommitOutcome] = Lane(
+            self._write_commits, groups=2, items=_GROUP_ITEMS, size=_GROUP_BYTES
+        )
+        self._flushes: Lane[Placed, None] = Lane(
+            self._write_log, groups=1, items=4 * _GROUP_ITEMS, size=_GROUP_BYTES
+        )
+        if self._clock is not None:
+            self._measuring = asyncio.get_running_loop().create_task(self._measure(self._clock))
+
+    async def _measure(self, clock: StoreClock) -> None:
+        while True:
+            await asyncio.sleep(MEASURE_EVERY_S)
+            try:
+                await measure(self._client, clock.measured)
+            except PyMongoError:
+                _logger.debug("the store's time could not be measured; the last measurement stands")
+
+    async def close(self) -> None:
+        """See ``ConversationStore.close``. What is on its way to the log gets there."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+            self._measuring = None
+        if self._opened is not None and hasattr(self, "_commits"):
+            await self._commits.drained()
+            await self._flushes.drained()
+        self._opened = None
+        self._known.clear()
+        client, self._client = self._client, None
+        if client is not None:
+            await disconnect(client)
+
+    @property
+    def _database(self) -> Any:
+        if self._opened is None:
+            raise StoreUnavailable("the store is not open")
+        return self._opened
+
+    async def ping(self) -> None:
+        """See ``ConversationStore.ping``. A write of no document, confirmed by a majority."""
+        async with reading():
+            await self._database.conversations.update_one(
+                {"tenant_id": "", "conversation_id": ""}, {"$set": {"revision": 0}}
+            )
+
+    # -- conversations ------------------------------------------------------------------------
+
+    async def load(self, tenant_id: str, conversation_id: str) -> Conversation | None:
+        """See ``ConversationStore.load``."""
+        async with reading():
+            document = await self._database.conversations.find_one(place(tenant_id, conversation_id))
+        return None if document is None else self._loaded((tenant_id, conversation_id), document)
+
+    async def load_many(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Conversation]:
+        """See ``ConversationStore.load_many``."""
+        if not keys:
+            return {}
+        async with reading():
+            found = await self._database.conversations.find(places(keys)).to_list(len(keys))
+        return {key: self._loaded(key, document) for document in found for key in [_key_of(document)]}
+
+    def _loaded(self, key: Key, document: Document) -> Conversation:
+        known = self._known.get(key)
+        if known is None or known.revision < document["revision"]:
+            self._remember(key, known_of(document))
+        return record_of(document)
+
+    def _remember(self, key: Key, known: Known) -> None:
+        """Spare the next commit of this conversation from reading what stands beside its record."""
+        self._known[key] = known
+        self._known.move_to_end(key)
+        if len(self._known) > KNOWN_CONVERSATIONS:
+            self._known.popitem(last=False)
+
+    async def commit(self, commit: Commit) -> CommitOutcome:
+        """See ``ConversationStore.commit``. Raises TypeError where a value in it is not JSON."""
+        check_commit(commit)
+        return await asyncio.shield(self._commit(commit))
+
+    async def _commit(self, commit: Commit) -> CommitOutcome:
+        """Commit, one at a time in each conversation: of two that race here, one is spared the way."""
+        key = (commit.record.tenant_id, commit.record.conversation_id)
+        while (other := self._committing.get(key)) is not None:
+            await asyncio.wait((other,))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._committing[key] = done
+        try:
+            known = await self._known_before(key, commit)
+            return CommitOutcome.CONFLICT if known is None else await self._change(key, commit, known)
+        finally:
+            del self._committing[key]
+            done.set_result(None)
+
+    async def _known_before(self, key: Key, commit: Commit) -> Known | None:
+        """Return what stands beside the record that the writer read; None where it is another by now."""
+        expected = commit.expected
+        if expected.revision is None:
+            return NOTHING
+        known = self._known.get(key)
+        if known is None or known.revision < expected.revision:
+            async with reading():
+                found = await self._database.conversations.find_one(place(*key), {"_id": 0, "body": 0})
+            known = None if found is None else known_of(found)
+        if known is None or (known.revision, known.fence) != (expected.revision, expected.fence):
+            return None
+        return known
+
+    async def _change(self, key: Key, commit: Commit, known: Known) -> CommitOutcome:
+        known = await self._with_room(key, commit, known)
+        entry = entry_of(commit, known)
+        beside = next_known(commit, known, entry)
+        added = [wait for wait in beside.waits if wait not in known.waits]
+        ended = [wait for wait in known.waits if wait not in beside.waits]
+        if added:
+            await waits.note(self._database, key, added, self.now())
+        document = conversation_document(commit.record, beside, self.now())
+        change = commits.Change(
+            document, commit.expected.revision, commit.expected.fence, stored_batch(commit)
+        )
+        size = len(document["body"]) + sum(map(entry_bytes, beside.unflushed))
+        self._known.pop(key, None)  # until it is known whether this one happened
+        confirmed = self._confirming.setdefault(key, set())
+        try:
+            outcome = await self._commits.submit(change, key, size)
+        finally:
+            self._confirming.pop(key, None)
+        if outcome is CommitOutcome.COMMITTED:
+            left = tuple(e for e in beside.unflushed if e["commit_id"] not in confirmed)
+            self._remember(key, beside._replace(unflushed=left))
+            self._flush(key, left)
+            if ended:
+                with suppress(StoreUnavailable):  # then whoever reads them leaves them out
+                    await waits.forget(self._database, key, ended)
+        return outcome
+
+    async def _with_room(self, key: Key, commit: Commit, known: Known) -> Known:
+        """Return what is known, with what it still has to carry; put that into the log if it is too much."""
+        batch = stored_batch(commit)
+        carried = sum(map(entry_bytes, known.unflushed))
+        if not carried or batch is None or commit.record.deleted_at is not None:
+            return known
+        new = entry_bytes(entry_of(commit, known) or {})
+        if carried + new <= UNFLUSHED_MAX_BYTES:
+            return known
+        await asyncio.gather(*self._submit(key, known.unflushed))
+        return known._replace(unflushed=())
+
+    async def _write_commits(self, group: Sequence[commits.Change]) -> Sequence[CommitOutcome | Exception]:
+        return await commits.write(self._database, group)
+
+    def _flush(self, key: Key, entries: Sequence[Document]) -> None:
+        """Have entries put into the log. Where that is behind by too much, a later commit or sweep does."""
+        if self._flushes.queued_bytes < FLUSH_QUEUE_MAX_BYTES:
+            self._submit(key, [e for e in entries if (*key, e["commit_id"]) not in self._flushing])
+
+    def _submit(self, key: Key, entries: Sequence[Document]) -> list[asyncio.Future[None]]:
+        futures = []
+        for entry in entries:
+            id_ = (*key, entry["commit_id"])
+            self._flushing[id_] = self._flushes.submit(Placed(*key, entry), id_, entry_bytes(entry))
+            futures.append(self._flushing[id_])
+        return futures
+
+    async def _write_log(self, group: Sequence[Placed]) -> Sequence[Exception | None]:
+        try:
+            outcomes = await log.write(self._database, group)
+        finally:
+            for placed in group:
+                self._flushing.pop(placed.id, None)
+        for placed, error in zip(group, outcomes, strict=True):
+            if error is None:
+                self._confirm(placed)
+            else:
+                _logger.error("a batch cannot be put into the log", extra={"reason": str(error)})
+        return outcomes
+
+    def _confirm(self, placed: Placed) -> None:
+        """The next commit need not carry what is in the log."""
+        key, commit_id = (placed.tenant_id, placed.conversation_id), placed.entry["commit_id"]
+        if key in self._confirming:
+            self._confirming[key].add(commit_id)
+        known = self._known.get(key)
+        if known is not None:
+            left = tuple(e for e in known.unflushed if e["commit_id"] != commit_id)
+            self._known[key] = known._replace(unflushed=left)
+
+    async def renew(
+        self, tenant_id: str, conversation_id: str, fence: int, owner: str, until: TimeMs, wake_at: TimeMs
+    ) -> bool:
+        """See ``ConversationStore.renew``."""
+        return await writes.renew(self._database, tenant_id, conversation_id, fence, owner, until, wake_at)
+
+    async def enqueue(self, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs) -> bool:
+        """See ``ConversationStore.enqueue``."""
+        return await asyncio.shield(
+            writes.enqueue(self._database, tenant_id, conversation_id, entry, wake_at)
+        )
+
+    # -- the log ------------------------------------------------------------------------------
+
+    async def events(
+        self,
+        tenant_id: str,
+        conversation_id: str,
+        epoch: str,
+        after: int,
+        *,
+        limit: int = 1000,
+        max_bytes: int = 512 * 1024,
+    ) -> list[EventBatch]:
+        """See ``ConversationStore.events``."""
+        return await queries.events(
+            self._database, tenant_id, conversation_id, epoch, after, limit, max_bytes
+        )
+
+    async def batch_at(
+        self, tenant_id: str, conversation_id: str, epoch: str, first_offset: int
+    ) -> EventBatch | None:
+        """See ``ConversationStore.batch_at``."""
+        return await queries.batch_at(self._database, tenant_id, conversation_id, epoch, first_offset)
+
+    async def find_key(self, tenant_id: str, conversation_id: str, key: str) -> KeyRecord | None:
+        """See ``ConversationStore.find_key``."""
+        return await queries.find_key(self._database, tenant_id, conversation_id, key)
+
+    async def turn_end(
+        self, tenant_id: str, conversation_id: str, epoch: str, command_id: str, from_offset: int
+    ) -> EventBatch | None:
+        """See ``ConversationStore.turn_end``."""
+        return await queries.turn_end(
+            self._database, tenant_id, conversation_id, epoch, command_id, from_offset
+        )
+
+    async def messages(
+        self,
+        tenant_id: str,
+        conversation_id: str,
+        epoch: str,
+        *,
+        before: int | None,
+        after: int,
+        limit: int,
+    ) -> list[EventBatch]:
+        """See ``ConversationStore.messages``."""
+        return await queries.messages(self._database, tenant_id, conversation_id, epoch, before, after, limit)
+
+    # -- sweeps and lists ---------------------------------------------------------------------
+
+    async def due(self, now: TimeMs, limit: int) -> list[Due]:
+        """See ``ConversationStore.due``. Sweeps what was left out of the log now and then, too."""
+        await self._sweep.maybe(self._database, now)
+        return await queries.due(self._database, now, limit)
+
+    async def offsets(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, int]]:
+        """See ``ConversationStore.offsets``."""
+        return await queries.offsets(self._database, keys)
+
+    async def find_execution(self, tenant_id: str, execution_id: str) -> ExecutionPlace | None:
+        """See ``ConversationStore.find_execution``."""
+        return await queries.find_execution(self._database, tenant_id, execution_id)
+
+    async def executions(
+        self,
+        tenant_id: str,
+        wanted: ExecutionFilter,
+        *,
+        after: ListPlace | None = None,
+        limit: int = 50,
+        max_bytes: int = 4 * 1024 * 1024,
+    ) -> list[Listed]:
+        """See ``ConversationStore.executions``."""
+        return await queries.executions(self._database, tenant_id, wanted, after, limit, max_bytes)
+
+    async def conversations(
+        self,
+        tenant_id: str,
+        wanted: ExecutionFilter,
+        *,
+        after: ListPlace | None = None,
+        limit: int = 50,
+        max_bytes: int = 4 * 1024 * 1024,
+    ) -> list[Listed]:
+        """See ``ConversationStore.conversations``."""
+        return await queries.executions(self._database, tenant_id, wanted, after, limit, max_bytes, idle=True)
+
+    async def count_conversations(self, tenant_id: str, wanted: ExecutionFilter) -> int:
+        """See ``ConversationStore.count_conversations``."""
+        return await queries.count_conversations(self._database, tenant_id, wanted)
+
+    async def waiting(
+        self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None = None, limit: int = 50
+    ) -> list[Waiting]:
+        """See ``ConversationStore.waiting``."""
+        return await waits.waiting(self._database, tenant_id, deciders, after, limit, self.now())
+
+    async def conversation_ids(self, tenant_id: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        """See ``ConversationStore.conversation_ids``."""
+        return await queries.conversation_ids(self._database, tenant_id, after, limit)
+
+    async def restore(self, record: Conversation, log: Iterable[EventBatch]) -> bool:
+        """See ``ConversationStore.restore``. Its log goes first, and what makes it visible last."""
+        return await restoring.restore(self._database, record, log, self.now())
+
+    async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
+        """See ``ConversationStore.remove_events``."""
+        key = (tenant_id, conversation_id)
+        self._known.pop(key, None)
+        late = [future for id_, future in self._flushing.items() if id_[:2] == key]
+        if late:
+            await asyncio.wait(late)
+        return await writes.remove_events(self._database, tenant_id, conversation_id)
+
+    async def expire_tombstones(self, now: TimeMs, limit: int) -> int:
+        """See ``ConversationStore.expire_tombstones``."""
+        return await writes.expire_tombstones(self._database, now, limit)
+
+    # -- flows --------------------------------------------------------------------------------
+
+    async def publish(
+        self, version: FlowVersion, *, name: str, description: str, is_default: bool
+    ) -> FlowVersion:
+        """See ``FlowStore.publish``."""
+        return await flows.publish(self._database, version, name, description, is_default, self.now())
+
+    async def flow_version(self, tenant_id: str, flow_id: str, version: int) -> FlowVersion | None:
+        """See ``FlowStore.flow_version``."""
+        return await flows.flow_version(self._database, tenant_id, flow_id, version)
+
+    async def flows(self, tenant_id: str) -> list[Flow]:
+        """See ``FlowStore.flows``."""
+        return await flows.flows(self._database, tenant_id)
+
+    async def archive_flow(self, tenant_id: str, flow_id: str) -> bool:
+        """See ``FlowStore.archive_flow``."""
+        return await flows.archive_flow(self._database, tenant_id, flow_id, self.now())
+
+    # -- keys ---------------------------------------------------------------------------------
+
+    async def create_api_key(self, key: ApiKey) -> bool:
+        """See ``AccountStore.create_api_key``."""
+        return await accounts.create_api_key(self._database, key)
+
+    async def api_key_by_hash(self, sha256: str) -> ApiKey | None:
+        """See ``AccountStore.api_key_by_hash``."""
+        return await accounts.api_key_by_hash(self._database, sha256)
+
+    async def api_keys_by_id(self, ids: Sequence[tuple[str, str]]) -> dict[tuple[str, str], ApiKey]:
+        """See ``AccountStore.api_keys_by_id``."""
+        return await accounts.api_keys_by_id(self._database, ids)
+
+    async def api_keys(
+        self, tenant_id: str, *, after: KeyPlace | None = None, limit: int = 50
+    ) -> list[ApiKey]:
+        """See ``AccountStore.api_keys``."""
+        return await accounts.api_keys(self._database, tenant_id, after, limit)
+
+    async def change_api_key(self, before: ApiKey, after: ApiKey) -> bool:
+        """See ``AccountStore.change_api_key``."""
+        return await accounts.change_api_key(self._database, before, after)
+
+    async def touch_api_keys(self, used: Mapping[tuple[str, str], TimeMs]) -> None:
+        """See ``AccountStore.touch_api_keys``."""
+        await accounts.touch_api_keys(self._database, used)
+
+    async def has_origin(self, patterns: Sequence[str], now: TimeMs, *, tenant_id: str | None = None) -> bool:
+        """See ``AccountStore.has_origin``."""
+        return await accounts.has_origin(self._database, patterns, now, tenant_id)
+
+
+def _key_of(document: Document) -> Key:
+    return document["tenant_id"], document["conversation_id"]
