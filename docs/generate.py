@@ -27,7 +27,7 @@ ERROR_MEANINGS: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.TOKEN_EXPIRED: "The token was valid once. Get a new one and send it in `auth`, or reconnect with it.",
     ErrorCode.PERMISSION_DENIED: "The credential is valid but lacks the scope, or names another user or tenant.",
     ErrorCode.TENANT_INACTIVE: "The organisation has been switched off.",
-    ErrorCode.ORIGIN_NOT_ALLOWED: "The page's origin (scheme, host, port) is not in `PARLEY_ORIGINS`.",
+    ErrorCode.ORIGIN_NOT_ALLOWED: "The page's origin (scheme, host, port) is not in `PARLEY_ORIGINS`, nor one of the key's.",
     ErrorCode.POLICY_VIOLATION: "A policy of the tenant or of the flow forbids it.",
     ErrorCode.CONVERSATION_NOT_FOUND: "There is no such conversation, or it is none of yours; the answer is the same.",
     ErrorCode.FLOW_NOT_FOUND: "There is no flow of this id, or none that fits and no default flow.",
@@ -76,7 +76,7 @@ CLOSE_MEANINGS: Final[Mapping[CloseCode, str]] = {
     CloseCode.PERMISSION_DENIED: "The tenant or the conversation may not be used with this credential.",
     CloseCode.CONNECTION_LIMIT: "Too many connections, of this principal or in all.",
     CloseCode.UNSUPPORTED_VERSION: "The client does not speak `parley.v1`.",
-    CloseCode.ORIGIN_NOT_ALLOWED: "The page's origin is not in `PARLEY_ORIGINS`.",
+    CloseCode.ORIGIN_NOT_ALLOWED: "The page's origin is not in `PARLEY_ORIGINS`, nor one of the key's.",
 }
 
 

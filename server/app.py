@@ -21,6 +21,8 @@ import uvicorn
 from protocol.codec import CodecLimits
 from protocol.frames import SUBPROTOCOL
 from protocol.session import SessionLimits
+from server.auth.credentials import Credentials
+from server.auth.keys import Keys
 from server.auth.origins import LOCAL_NAMES, OriginPolicy
 from server.auth.tokens import TokenVerifier
 from server.auth.visitors import Visitors
@@ -41,6 +43,7 @@ from server.gateway.rest.envelope import App, Receive, Scope, Send
 from server.gateway.rest.executions import ExecutionRoutes
 from server.gateway.rest.health import Health, Readiness
 from server.gateway.rest.inbox import InboxRoutes
+from server.gateway.rest.keys import KeyRoutes
 from server.gateway.rest.page import page_routes
 from server.gateway.rest.reference import ReferenceRoutes
 from server.gateway.rest.routes import rest_app
@@ -51,12 +54,13 @@ from server.gateway.wheel import Wheel
 from server.gateway.wire import WebSocketWire
 from server.handlers.services import Services
 from server.limits.connections import ConnectionCounter
+from server.limits.visitors import VisitorLimits
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 from server.version import version as server_version
 from server.workers import Place, Siblings
 from storage.base import EventBus, StorageError, Store
-from storage.open import open_bus, open_store
+from storage.open import open_bus, open_shared, open_store
 
 GRACEFUL_S: Final = 2
 """What uvicorn may still take after the drain."""
@@ -104,6 +108,8 @@ class Application:
         self._dev = dev
         self._origins = OriginPolicy(settings.origins)
         self._bus = bus
+        self._shared = open_shared(settings.bus)
+        self.keys = Keys(store, bus)
         actions = Actions.load(settings.actions)
         clock = StoreClock(store)
         self.catalog = Catalog(store, actions.names)
@@ -131,7 +137,7 @@ class Application:
         self.sweeper = Sweeper(store, clock, self.engine, settings.sweep_seconds)
         self.wheel = Wheel(monotonic_ms, self.hub.tick)
         self.gateway = self._gateway()
-        self.streams = Streams(self.hub, self.gateway.counter, self.wheel.stalled)
+        self.streams = Streams(self.hub, self.keys, self.gateway.counter, self.wheel.stalled)
         self.drain = Drain(self.gateway, self.readiness, self._stop_engine, self._end_streams)
         self.routes = [*self._health().routes(), *self._visitor_routes(), *self._api_routes()]
         self.routes += ReferenceRoutes(server_version(), self.routes).routes()
@@ -157,10 +163,12 @@ class Application:
                 await self._bus.open(self.hub.restored)
             elif not self.store.embedded:
                 _log.warning("one_instance_only", hint="several need PARLEY_BUS=redis://...")
+            await self._shared.open()
             self.flows = await self.catalog.load_folder(self.settings.flows)
             if not self.flows.ok and not self._dev:
                 raise FlowInvalid(self.flows.problems)
             await self.hub.start()
+            await self.keys.start()
             await self.engine.start()
             await self.sweeper.start()
             await self.wheel.start()
@@ -206,10 +214,13 @@ class Application:
         await self._close()
 
     async def _close(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self.keys.stop()
         if self.store.embedded:
             await self.store.close()
             return
-        for part in (self._bus, self.store):
+        for part in (self._shared, self._bus, self.store):
             if part is not None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(CLOSE_S):
@@ -241,19 +252,19 @@ class Application:
         settings = self.settings
         codec = CodecLimits(settings.max_frame_bytes, settings.message_max_chars)
         verifier = TokenVerifier.from_settings(settings)
+        credentials = Credentials(verifier, self.keys, self._origins, time.time)
         return Gateway(
             services=Services(
                 engine=self.engine,
                 hub=self.hub,
                 store=self.store,
-                verify=lambda token: verifier.verify(token, time.time()),
+                credentials=credentials,
                 wall_s=time.time,
                 limits=codec,
                 frames_per_second=settings.frames_per_second,
                 metrics=self.metrics,
             ),
             limits=SessionLimits(codec, settings.frames_per_second),
-            origins=self._origins,
             counter=ConnectionCounter(
                 per_principal=settings.connections_per_principal,
                 per_instance=settings.connections_per_instance,
@@ -267,7 +278,11 @@ class Application:
         settings = self.settings
         status = {
             "protocols": [SUBPROTOCOL],
-            "features": {"visitors": self._dev, "store": settings.store.partition(":")[0]},
+            "features": {
+                "visitors": True,
+                "local_visitors": self._dev,
+                "store": settings.store.partition(":")[0],
+            },
             "limits": {
                 "max_frame_bytes": settings.max_frame_bytes,
                 "message_max_chars": settings.message_max_chars,
@@ -285,23 +300,25 @@ class Application:
 
     def _visitor_routes(self) -> list[Any]:
         settings = self.settings
-        if not self._dev or settings.default_tenant is None:
-            return []
-        visitors = Visitors.from_settings(settings, settings.default_tenant)
         return VisitorRoutes(
-            visitors=visitors,
-            origins=self._origins,
+            visitors=Visitors.from_settings(settings),
+            credentials=self.gateway.services.credentials,
+            limits=VisitorLimits(
+                self._shared.limiter, per_address=settings.visitors_per_address, by_tier=settings.limits
+            ),
+            local_tenant=settings.default_tenant if self._dev else None,
             wall_s=time.time,
             max_bytes=settings.max_frame_bytes,
         ).routes()
 
     def _api_routes(self) -> list[Any]:
         settings = self.settings
-        api = Api(self.gateway.services, self._origins, settings.max_frame_bytes)
+        api = Api(self.gateway.services, settings.max_frame_bytes)
         return [
             *ConversationRoutes(api, self.streams).routes(),
             *ExecutionRoutes(api).routes(),
             *InboxRoutes(api, self.gateway.counter).routes(),
+            *KeyRoutes(api).routes(),
             *(self._recording_routes(api) if self._dev else ()),
         ]
 

@@ -291,9 +291,14 @@ class Settings(BaseModel):
     limits: Annotated[
         bool,
         _about(
-            "Rate limits of the tiers, which come with accounts; until then it has no effect.", "on or off"
+            "Rate limits of the tiers, for the visitors of keys without a rate of their own.", "on or off"
         ),
     ] = True
+    visitors_per_address: Annotated[
+        int,
+        Field(ge=1),
+        _about("Tokens that visitors of one address may ask for a minute.", "a whole number from 1"),
+    ] = 120
     connections_per_principal: Annotated[
         int, Field(ge=1), _about("Open connections of one user.", "a whole number from 1")
     ] = 100

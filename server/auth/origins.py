@@ -7,7 +7,22 @@ from server.settings import normal_origin
 
 LOCAL_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 """What a machine calls itself."""
-_ANY_LABEL: Final = "://*."
+
+
+def patterns_of(origin: str) -> tuple[str, ...]:
+    """Return what a list of origins would have to hold for this ``Origin`` header to be in it.
+
+    That is the origin itself in its normal form, and the wildcard over its leftmost label. Nothing for
+    ``null``, which sandboxed frames and local files send: any page can make itself look so.
+    """
+    try:
+        normal = normal_origin(origin)
+    except ValueError:
+        return ()
+    if "*" in normal:
+        return ()
+    scheme, _, host = normal.partition("://")
+    return normal, f"{scheme}://*.{host.partition('.')[2]}"
 
 
 class OriginPolicy:
@@ -24,34 +39,16 @@ class OriginPolicy:
     """
 
     def __init__(self, origins: Iterable[str]) -> None:
-        self._exact: set[str] = set()
-        self._below: set[str] = set()
+        self._patterns: set[str] = set()
         self.allow(origins)
 
     def allow(self, origins: Iterable[str]) -> None:
         """Allow more origins and patterns. Raises ValueError."""
-        for pattern in map(normal_origin, origins):
-            if _ANY_LABEL in pattern:
-                self._below.add(pattern.replace(_ANY_LABEL, "://", 1))
-            else:
-                self._exact.add(pattern)
+        self._patterns.update(map(normal_origin, origins))
 
     def allows(self, origin: str | None) -> bool:
         """Tell whether a connection with this ``Origin`` header may be served.
 
-        None (no such header: not a browser) is allowed. ``null``, which sandboxed frames and local
-        files send, never is: any page can make itself look so.
+        None (no such header: not a browser) is allowed. ``null`` never is.
         """
-        if origin is None:
-            return True
-        try:
-            normal = normal_origin(origin)
-        except ValueError:
-            return False
-        if "*" in normal:
-            return False
-        if normal in self._exact:
-            return True
-        scheme, _, host = normal.partition("://")
-        parent = host.partition(".")[2]
-        return f"{scheme}://{parent}" in self._below
+        return origin is None or any(pattern in self._patterns for pattern in patterns_of(origin))

@@ -9,7 +9,9 @@ from typing import Any
 class Principal:
     """A verified identity. Made only from a credential; the tenant never comes from anywhere else.
 
-    ``expires_at`` is the credential's end in seconds since the epoch, or None.
+    ``expires_at`` is the credential's end in seconds since the epoch, or None. ``key_id`` is the API key
+    that the credential is, or was made with: when that ends, so does this. ``origin`` is the page that
+    brought it, None: no browser.
     """
 
     user_id: str
@@ -18,6 +20,8 @@ class Principal:
     scopes: frozenset[str] = frozenset()
     tier: str = "standard"
     expires_at: int | None = None
+    key_id: str | None = None
+    origin: str | None = None
 
     def may(self, scope: str) -> bool:
         """Tell whether the principal has ``scope`` (``admin`` has them all)."""

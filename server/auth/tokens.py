@@ -31,6 +31,9 @@ CACHE_S: Final = 300
 CACHE_ENTRIES: Final = 10_000
 
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})  # RFC 7519, 5.1; RFC 9068, 2.1
+KEY_CLAIM: Final = "parley_key"
+"""Id of the API key that a visitor's token was made with. Its name is no setting: nobody else writes it."""
+
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _MAX_USER_CHARS = 128
 _HOW_TO = "`parley token --user U` makes a token that this server takes."
@@ -167,6 +170,7 @@ class TokenVerifier:
             scopes=scopes_of(_role(claims.get(names.role)), _granted(claims, names.scopes)),
             tier=_tier(claims.get(names.tier)),
             expires_at=math.floor(expires),
+            key_id=_key_id(claims),
         )
         not_before = _time(claims, "nbf")
         if not_before is not None and now_s < not_before - LEEWAY_S:
@@ -208,6 +212,7 @@ def issue_token(
     ttl_s: int,
     now_s: float,
     tier: str | None = None,
+    key_id: str | None = None,
     claims: ClaimNames | None = None,
 ) -> str:
     """Return a token that a ``TokenVerifier`` of the same ``trust`` takes until ``now_s + ttl_s``."""
@@ -221,6 +226,7 @@ def issue_token(
         names.tenant: tenant_id,
         names.tier: tier,
         names.scopes[0]: granted,
+        KEY_CLAIM: key_id,
     }
     payload |= {name: value for name, value in optional.items() if value}
     return jwt.encode(payload, trust.key, algorithm=trust.algorithm)
@@ -291,6 +297,13 @@ def _role(value: object) -> str:
 
 def _tier(value: object) -> str:
     return value if isinstance(value, str) and value in TIERS else "standard"
+
+
+def _key_id(claims: Mapping[str, Any]) -> str | None:
+    key_id = claims.get(KEY_CLAIM)
+    if key_id is not None and not isinstance(key_id, str):
+        raise _unauthorized(f"The token's `{KEY_CLAIM}` is no key's id.")
+    return key_id
 
 
 def _granted(claims: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:

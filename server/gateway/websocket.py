@@ -16,7 +16,7 @@ import structlog
 from protocol.errors import CloseCode, ConnectionClosing, ErrorCode, Refused
 from protocol.frames import SUBPROTOCOL, Hello
 from protocol.session import Action, Close, Handle, Reply, SendPing, Session, SessionLimits
-from server.auth.origins import OriginPolicy
+from server.auth.keys import closing_of
 from server.auth.principal import Principal
 from server.delivery import frames
 from server.delivery.outbox import Outbox
@@ -27,6 +27,7 @@ from server.gateway.wire import EXTENSION, WebSocketWire
 from server.handlers import hello
 from server.handlers.services import Services
 from server.limits.connections import ConnectionCounter
+from storage.base import StoreUnavailable
 
 PATH: Final = "/v1/ws"
 INSTANCE_HEADER: Final = b"x-parley-instance"
@@ -50,7 +51,6 @@ class Gateway:
     Args:
         services: what handlers use.
         limits: what a connection may do.
-        origins: which browser pages may connect.
         counter: the caps on connections.
         wheel: the clockwork.
         now_ms: monotonic milliseconds, the time of sessions.
@@ -62,7 +62,6 @@ class Gateway:
         *,
         services: Services,
         limits: SessionLimits,
-        origins: OriginPolicy,
         counter: ConnectionCounter,
         wheel: Wheel,
         now_ms: Callable[[], int],
@@ -75,7 +74,6 @@ class Gateway:
         self.now_ms = now_ms
         self.connections: set[Connection] = set()
         self.draining = False
-        self._origins = origins
         self._headers = [(INSTANCE_HEADER, instance_id.encode())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +87,8 @@ class Gateway:
         if self.draining:
             _refuse_for_now(wire)
             return
-        refusal = self._refusal(scope)
+        origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+        refusal = self._refusal(scope) or await self._refusal_of_page(origins)
         bearer = _bearer(scope["headers"])
         offered = SUBPROTOCOL in scope["subprotocols"]
         if (await receive())["type"] != "websocket.connect":
@@ -103,22 +102,28 @@ class Gateway:
             self.services.metrics.closes[str(int(refusal.code))] += 1
             wire.close(refusal.code, refusal.reason)
             return
-        connection = Connection(self, wire, bearer)
-        del scope, send, offered, subprotocol, bearer, refusal  # this frame lives as long as the connection
+        connection = Connection(self, wire, bearer, origins[0] if origins else None)
+        # This frame lives as long as the connection.
+        del scope, send, offered, subprotocol, bearer, refusal, origins
         try:
             await connection.run(receive)
         finally:
             connection.end()
 
     def _refusal(self, scope: Scope) -> ConnectionClosing | None:
-        origins = [value for name, value in scope["headers"] if name == b"origin"]
-        if len(origins) > 1 or (origins and not self._origins.allows(origins[0].decode("latin-1"))):
-            return ConnectionClosing(
-                CloseCode.ORIGIN_NOT_ALLOWED, "this page's origin may not connect; see PARLEY_ORIGINS"
-            )
         if SUBPROTOCOL not in scope["subprotocols"]:
             return ConnectionClosing(CloseCode.UNSUPPORTED_VERSION, f"ask for subprotocol {SUBPROTOCOL}")
         return None
+
+    async def _refusal_of_page(self, origins: list[str]) -> ConnectionClosing | None:
+        """Refuse a page that nobody's credential could let in; ``hello`` tells whose it brings."""
+        try:
+            if not origins or (len(origins) == 1 and await self.services.credentials.may_ask(origins[0])):
+                return None
+        except StoreUnavailable:
+            return ConnectionClosing(CloseCode.STORE_UNAVAILABLE, "the store cannot serve now")
+        reason = "this page's origin may not connect; see PARLEY_ORIGINS and `parley origins add`"
+        return ConnectionClosing(CloseCode.ORIGIN_NOT_ALLOWED, reason)
 
     def _full(self) -> ConnectionClosing | None:
         if self.counter.open() is None:
@@ -130,9 +135,9 @@ class Connection:
     """One accepted socket. Implements ``handlers.services.Caller``."""
 
     __slots__ = ("_busy", "_ended", "_gateway", "_identified", "_session", "_wire", "bearer", "connection_id",
-                 "due_s", "locale", "outbox", "principal", "subscriptions", "timezone")  # fmt: skip
+                 "due_s", "locale", "origin", "outbox", "principal", "subscriptions", "timezone")  # fmt: skip
 
-    def __init__(self, gateway: Gateway, wire: WebSocketWire, bearer: str | None) -> None:
+    def __init__(self, gateway: Gateway, wire: WebSocketWire, bearer: str | None, origin: str | None) -> None:
         now_ms = gateway.now_ms()
         self._gateway = gateway
         self._wire = wire
@@ -144,6 +149,7 @@ class Connection:
         self.connection_id = "n" + secrets.token_hex(8)
         self.due_s = -1
         self.locale: str | None = None
+        self.origin = origin
         self.timezone: str | None = None
         self.principal = _NOBODY
         self.subscriptions: dict[str, Subscription] = {}
@@ -251,13 +257,19 @@ class Connection:
             reason = "you have as many open connections as one user may have"
             raise ConnectionClosing(CloseCode.CONNECTION_LIMIT, reason)
         self._identified = identity
-        self.principal = principal
+        self._take_over(principal)
 
     def renew(self, principal: Principal) -> None:
         """Go on with a fresh credential; see ``Caller``."""
         self._session.renewed(self._identity(principal), self._expires_ms(principal))
-        self.principal = principal
+        self._take_over(principal)
         self._gateway.wheel.add(self, self._session.deadline_ms)
+
+    def _take_over(self, principal: Principal) -> None:
+        keys = self._gateway.services.credentials.keys
+        keys.release(self)
+        self.principal = principal
+        keys.hold(self)
 
     @staticmethod
     def _identity(principal: Principal) -> tuple[str, str]:
@@ -290,6 +302,10 @@ class Connection:
         self._session.disconnected()
         self.outbox.close(code, reason)
 
+    def key_ended(self, why: Refused) -> None:
+        """Close: the key behind the credential does not let it be any more."""
+        self.close(*closing_of(why))
+
     @property
     def is_busy(self) -> bool:
         """Whether a frame is being handled."""
@@ -303,6 +319,7 @@ class Connection:
         self._wire.outbox = None
         self._gateway.wheel.remove(self)
         self._gateway.services.hub.drop(self)
+        self._gateway.services.credentials.keys.release(self)
         self._gateway.counter.close(self._identified)
         self._gateway.connections.discard(self)
 

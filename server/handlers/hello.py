@@ -28,7 +28,7 @@ async def handle(frame: Hello, caller: Caller, services: Services) -> None:
             field="token",
             suggestion='{"type": "hello", "id": "1", "token": "..."}; `parley token` makes one.',
         )
-    caller.enter(services.verify(token))
+    caller.enter(await services.credentials.principal(token, caller.origin))
     caller.locale, caller.timezone = frame.locale, frame.timezone
 
     def reply(standing: Standing) -> bytes:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from protocol.codec import CodecLimits
+from server.auth.credentials import Credentials
 from server.auth.principal import Principal
 from server.delivery.hub import Hub
 from server.delivery.topic import Watcher
 from server.engine.types import Accepted, Command
 from server.telemetry.metrics import Metrics
-from storage.base import ConversationStore
+from storage.base import Store
 from storage.models import Conversation
 
 
@@ -34,12 +35,14 @@ class Caller(Watcher, Protocol):
         bearer: the credential of the ``Authorization`` header, until ``hello`` has used it.
         locale: what ``hello`` said; new conversations take it over.
         timezone: likewise.
+        origin: the page that it comes from; None: no browser.
     """
 
     connection_id: str
     bearer: str | None
     locale: str | None
     timezone: str | None
+    origin: str | None
 
     def enter(self, principal: Principal) -> None:
         """Take the principal over from ``hello``. Raises ConnectionClosing beyond the principal's cap."""
@@ -53,15 +56,15 @@ class Services:
     """The parts that handlers use.
 
     Attributes:
-        verify: makes a principal of a bearer token, or raises Refused.
+        credentials: makes a principal of what a request or a socket brings.
         wall_s: seconds since the epoch, for what tokens say.
         limits: what clients may send, as ``welcome`` says it.
     """
 
     engine: EnginePort
     hub: Hub
-    store: ConversationStore
-    verify: Callable[[str], Principal]
+    store: Store
+    credentials: Credentials
     wall_s: Callable[[], float]
     limits: CodecLimits
     frames_per_second: int

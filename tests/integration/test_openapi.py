@@ -73,7 +73,15 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, ServerP
             fetch(server, f"/v1/flows/{flow}/start", {"user_id": "u1"})["execution_id"]
             for flow in (*FLOWS, *FLOWS)
         ]
-        narrow(served, flow_id=[*FLOWS, "none"], conversation_id=["c1", "c2", "none"], execution_id=begun)
+        page = {"publishable": True, "origins": ["https://shop.example"]}
+        keys = [fetch(server, "/v1/keys", page)["key_id"] for _ in range(3)]
+        narrow(
+            served,
+            flow_id=[*FLOWS, "none"],
+            conversation_id=["c1", "c2", "none"],
+            execution_id=begun,
+            key_id=[*keys, "key_none"],
+        )
         made = schemathesis.openapi.from_dict(served)
         made.config.update(base_url=server.url)
         yield made, server
@@ -199,11 +207,11 @@ async def test_the_pages_need_nothing_but_this_server(tmp_path: Path) -> None:
 
 
 async def test_the_served_document_is_of_what_is_served(tmp_path: Path) -> None:
-    """Outside development there are no visitors and no recordings; the committed document has them all."""
+    """Outside development there are no recordings; the committed document has them."""
     async with running_server(tmp_path) as server:
         served = (await ask(server, "GET", "/v1/openapi.json")).json
         socket = (await ask(server, "GET", "/v1/asyncapi.json")).json
-    in_development = {"/v1/visitors", "/v1/conversations/{conversation_id}/recording"}
+    in_development = {"/v1/conversations/{conversation_id}/recording"}
     assert not in_development & set(served["paths"])
     committed = orjson.loads((Path(__file__).parents[2] / "docs/reference/openapi.json").read_bytes())
     assert {*served["paths"], *in_development} == set(committed["paths"])

@@ -64,6 +64,40 @@ class VisitorAnswer(ServerModel):
     expires_in: int
 
 
+class KeyAnswer(ServerModel):
+    """An API key, without its text."""
+
+    key_id: str
+    tenant_id: str
+    prefix: Literal["pk_", "sk_"]
+    name: str
+    description: str
+    user_id: str | None
+    role: str
+    scopes: list[str]
+    tier: str
+    rate_limit_per_minute: int | None
+    origins: list[str]
+    expires_at: Time | None
+    is_active: bool
+    created_by: str | None
+    created_at: Time
+    last_used_at: Time | None
+
+
+class KeyMade(KeyAnswer):
+    """An API key and, in ``key``, its text, which is shown this once."""
+
+    key: str
+
+
+class KeysAnswer(ServerModel):
+    """A page of API keys; ``cursor`` is null at the end."""
+
+    keys: list[KeyAnswer]
+    cursor: str | None
+
+
 class ConversationMade(ServerModel):
     """A conversation id."""
 

@@ -12,7 +12,6 @@ from starlette.routing import Route
 
 from protocol.codec import validate_body
 from protocol.errors import ErrorCode, Refused
-from server.auth.origins import OriginPolicy
 from server.auth.principal import Principal
 from server.gateway.rest.cors import Cors
 from server.gateway.rest.envelope import exchange_of, read_json
@@ -20,6 +19,7 @@ from server.handlers.executions import Origin
 from server.handlers.services import Services
 
 KEY_HEADER: Final = "idempotency-key"
+API_KEY_HEADER: Final = "x-api-key"
 _KEY: Final = re.compile(r"[\x21-\x7e][\x20-\x7e]{6,126}[\x21-\x7e]")
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,6 +32,7 @@ class Asked:
 
     request: Request
     principal: Principal
+    origin_header: str | None
     max_bytes: int
 
     async def body(self, model: type[M]) -> M:
@@ -79,34 +80,38 @@ class Asked:
 class Api:
     """Makes routes that authenticate by ``Authorization: Bearer`` and answer pages of allowed origins.
 
+    A secret key may come as ``X-API-Key`` instead.
+
     Args:
         services: what the endpoints use.
-        origins: which pages may ask.
         max_bytes: largest body.
     """
 
-    def __init__(self, services: Services, origins: OriginPolicy, max_bytes: int) -> None:
+    def __init__(self, services: Services, max_bytes: int) -> None:
         self.services = services
-        self._origins = origins
         self._max_bytes = max_bytes
 
     def route(self, path: str, **endpoints: Endpoint) -> Route:
         """Return the route of a path; ``endpoints`` are by method."""
-        cors = Cors(self._origins, ", ".join(endpoints))
+        credentials = self.services.credentials
+        cors = Cors(credentials.may_ask, ", ".join(endpoints))
 
         async def serve(request: Request) -> Response:
-            cors.admit(request)
+            origin = await cors.admit(request)
             if request.method == "OPTIONS":
                 return cors.preflight()
-            principal = self.services.verify(_bearer(request))
+            principal = await credentials.principal(_credential(request), origin)
             method = "GET" if request.method == "HEAD" else request.method
-            return await endpoints[method](Asked(request, principal, self._max_bytes))
+            return await endpoints[method](Asked(request, principal, origin, self._max_bytes))
 
         return Route(path, serve, methods=[*endpoints, "OPTIONS"])
 
 
-def _bearer(request: Request) -> str:
+def _credential(request: Request) -> str:
     given = request.headers.getlist("authorization")
+    keys = request.headers.getlist(API_KEY_HEADER)
+    if not given and len(keys) == 1 and keys[0].strip():
+        return keys[0].strip()
     scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not token.strip():
         raise Refused(

@@ -1,6 +1,6 @@
 """The bodies of REST requests: closed (an unknown field is refused by name) and strict (no coercion)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -24,6 +24,9 @@ RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")
 ProjectId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
 Digest = Annotated[str, StringConstraints(max_length=128)]
 
+Origins = Annotated[list[Annotated[str, StringConstraints(max_length=300)]], Field(max_length=100)]
+Tier = Literal["free", "basic", "standard", "premium", "enterprise"]
+
 
 class Body(BaseModel):
     """Base of them all."""
@@ -32,9 +35,45 @@ class Body(BaseModel):
 
 
 class VisitorBody(Body):
-    """With a ``token``, also one that has expired, it is renewed for the same visitor."""
+    """With a ``token``, also one that has expired, it is renewed for the same visitor.
 
+    ``key`` is the page's publishable key; it may stand in the header ``X-API-Key`` instead.
+    """
+
+    key: str | None = None
     token: str | None = None
+
+
+class NewKeyBody(Body):
+    """Makes an API key: a publishable one (``pk_``) for pages, or a secret one (``sk_``) for servers.
+
+    A publishable key needs ``origins``, makes visitors of its ``tier`` and at most ``rate_limit_per_minute``
+    of them (the tier's rate where left out). ``user_id``, ``role`` and ``scopes`` are for secret keys.
+    """
+
+    publishable: bool
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)] | None = None
+    description: Annotated[str, StringConstraints(max_length=500)] = ""
+    origins: Origins = Field(default_factory=list)
+    tier: Tier = "standard"
+    rate_limit_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    expires_at: Annotated[str, StringConstraints(max_length=40)] | None = None
+    user_id: UserId | None = None
+    role: Literal["user", "visitor", "operator", "service", "admin"] = "service"
+    scopes: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(max_length=32)] = Field(
+        default_factory=list
+    )
+
+
+class KeyChangeBody(Body):
+    """Adds origins to a key and takes others away."""
+
+    add_origins: Origins = Field(default_factory=list)
+    remove_origins: Origins = Field(default_factory=list)
+
+
+class RotateKeyBody(Body):
+    """Gives a key a new text; the former one works no more."""
 
 
 class NewConversationBody(Body):

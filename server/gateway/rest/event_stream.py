@@ -12,7 +12,7 @@ import orjson
 from starlette.responses import Response
 
 from protocol.codec import MAX_NUMBER
-from protocol.errors import CloseCode, ErrorCode, Refused
+from protocol.errors import CloseCode, ErrorCode, Refused, may_reconnect
 from protocol.frames import Resume
 from server.auth.principal import Principal
 from server.delivery import frames
@@ -115,4 +115,5 @@ def as_events(frame: bytes) -> bytes:
 
 
 def _farewell(code: int, reason: str) -> bytes:
-    return as_events(frames.disconnect(code, reason, reconnect=True, within_ms=RECONNECT_WITHIN_MS))
+    reconnect = may_reconnect(code)
+    return as_events(frames.disconnect(code, reason, reconnect=reconnect, within_ms=RECONNECT_WITHIN_MS))

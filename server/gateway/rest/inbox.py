@@ -1,10 +1,12 @@
 """``GET /v1/inbox``: what waits for people, as a page, or by ``Accept: text/event-stream`` as it changes."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.errors import Refused
 from server.auth.principal import Principal
 from server.dispatch import refusal_of
 from server.gateway.rest.api import Api, Asked
@@ -67,21 +69,31 @@ class InboxStream(Response):
     ) -> None:
         self._services = services
         self._counter = counter
-        self._principal = principal
+        self.principal = principal
         self._request_id = request_id
+        self._wake: Callable[[], None] = lambda: None
+        self._revoked = False
         self._told: dict[str, Waiting] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream (ASGI)."""
-        identity = enter(self._counter, self._principal)
+        identity = enter(self._counter, self.principal)
         stream = EventStream(scope, receive, send)
+        self._wake = stream.wake
+        self._services.credentials.keys.hold(self)
         try:
-            async with self._services.hub.watch_inbox(self._principal.tenant_id, stream.wake):
+            async with self._services.hub.watch_inbox(self.principal.tenant_id, stream.wake):
                 await self._run(stream)
         except StreamEnded:
             return
         finally:
+            self._services.credentials.keys.release(self)
             self._counter.close(identity)
+
+    def key_ended(self, _why: Refused) -> None:
+        """End: the key behind the credential does not let it be any more."""
+        self._revoked = True
+        self._wake()
 
     async def _run(self, stream: EventStream) -> None:
         await stream.begin()
@@ -90,6 +102,8 @@ class InboxStream(Response):
             await stream.tell(event_bytes("ready", {"items": len(self._told)}))
         while self._goes_on():
             await stream.wait(LOOK_S, rest=REST_S)
+            if not self._goes_on():
+                break
             if await self._look(stream) and not looked:
                 looked = True
                 await stream.tell(event_bytes("ready", {"items": len(self._told)}))
@@ -97,7 +111,9 @@ class InboxStream(Response):
         await stream.end()
 
     def _goes_on(self) -> bool:
-        expires_at = self._principal.expires_at
+        expires_at = self.principal.expires_at
+        if self._revoked:
+            return False
         if expires_at is not None and expires_at <= self._services.wall_s():
             return False
         return not self._services.hub.inboxes.closed
@@ -105,17 +121,17 @@ class InboxStream(Response):
     async def _look(self, stream: EventStream) -> bool:
         """Tell what has changed since the last look; False where the store cannot say."""
         try:
-            found = await waiting(self._services, self._principal, after=None, limit=WATCHED_ITEMS)
+            found = await waiting(self._services, self.principal, after=None, limit=WATCHED_ITEMS)
             now = {item.place.wait_id: item for item in found}
             for item in found:
                 if item.place.wait_id not in self._told:
-                    view = await inbox_item(self._services, self._principal, item)
+                    view = await inbox_item(self._services, self.principal, item)
                     if view is not None:
                         self._told[item.place.wait_id] = item
                         await stream.tell(event_bytes("opened", view))
             for wait_id in [known for known in self._told if known not in now]:
                 item = self._told.pop(wait_id)
-                settled: Any = await settled_item(self._services, self._principal, item)
+                settled: Any = await settled_item(self._services, self.principal, item)
                 await stream.tell(event_bytes("settled", settled))
         except StoreUnavailable as error:
             refusal_of(error, request_id=self._request_id)

@@ -14,6 +14,7 @@ from server.gateway.rest.operations import EVENTS, JSON, OPERATIONS, TAGS, Opera
 PATH_SCHEMAS: Final = {
     "conversation_id": {"type": "string", "pattern": "^[A-Za-z0-9._~-]{1,64}$", "examples": ["c1"]},
     "flow_id": {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$", "examples": ["book_appointment"]},
+    "key_id": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[a-z0-9_]+$"},
     "execution_id": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9-]+$"},
 }
 IDS: Final = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}

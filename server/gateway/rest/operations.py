@@ -124,6 +124,7 @@ COMMAND: Final = (
 )  # fmt: skip
 ONE: Final = "/v1/conversations/{conversation_id}"
 RUN: Final = "/v1/executions/{execution_id}"
+KEY: Final = "/v1/keys/{key_id}"
 HELLO: Final = {"content": {"type": "text", "text": "I need an appointment"}}
 
 
@@ -257,10 +258,45 @@ OPERATIONS: Final = (
     ),
     Operation(
         "POST", "/v1/visitors", "makeVisitor", "access",
-        "Get a token for whoever sits at this machine (in development only)",
+        "Get a token for a page's visitor, or a fresh one for the same",
         {201: Reply("A token.", (a.VisitorAnswer,))},
-        (E.UNAUTHORIZED, E.PERMISSION_DENIED, E.ORIGIN_NOT_ALLOWED),
-        b.VisitorBody, False, {}, open=True,
+        (E.UNAUTHORIZED, E.TOKEN_EXPIRED, E.PERMISSION_DENIED, E.ORIGIN_NOT_ALLOWED, E.RATE_LIMITED,
+         E.STORE_UNAVAILABLE),
+        b.VisitorBody, False, {"key": "pk_..."},
+        (Parameter("X-API-Key", "The publishable key, where the body has none.", {"type": "string"},
+                   "header"),),
+        open=True,
+    ),
+    Operation(
+        "GET", "/v1/keys", "listKeys", "access", "List API keys, the newest first",
+        {200: Reply("A page.", (a.KeysAnswer,))}, (E.PERMISSION_DENIED,), parameters=(LIMIT, CURSOR),
+    ),
+    Operation(
+        "POST", "/v1/keys", "createKey", "access", "Make an API key",
+        {201: Reply("The key, with its text: it is shown this once.", (a.KeyMade,),
+                    headers={"Location": "The key's address."})},
+        (E.PERMISSION_DENIED,), b.NewKeyBody, True,
+        {"publishable": True, "origins": ["https://shop.example"]},
+    ),
+    Operation(
+        "GET", KEY, "getKey", "access", "Show an API key",
+        {200: Reply("The key, without its text.", (a.KeyAnswer,))}, (E.PERMISSION_DENIED, E.NOT_FOUND),
+    ),
+    Operation(
+        "PATCH", KEY, "changeKey", "access", "Add and remove origins of an API key",
+        {200: Reply("The key as it is now.", (a.KeyAnswer,))},
+        (E.PERMISSION_DENIED, E.NOT_FOUND, E.OVERLOADED), b.KeyChangeBody, True,
+        {"add_origins": ["https://www.shop.example"]},
+    ),
+    Operation(
+        "DELETE", KEY, "revokeKey", "access", "Revoke an API key, for good",
+        {204: Reply("It works no more; its record stays.", media=None)},
+        (E.PERMISSION_DENIED, E.NOT_FOUND, E.OVERLOADED),
+    ),
+    Operation(
+        "POST", f"{KEY}/rotate", "rotateKey", "access", "Give an API key a new text",
+        {200: Reply("The key, with its new text: it is shown this once.", (a.KeyMade,))},
+        (E.PERMISSION_DENIED, E.NOT_FOUND, E.WRONG_STATE, E.OVERLOADED), b.RotateKeyBody, False, {},
     ),
     _probe("/livez", "livez", "Does the process run?", a.Alive, None),
     _probe("/readyz", "readyz", "Does it take new connections?", a.Ready, "It does not; `status` says why."),

@@ -62,7 +62,11 @@ def _bad_cursor() -> Refused:
 
 def read_time(query: Mapping[str, str], name: str) -> TimeMs | None:
     """Return a time, ISO 8601 with its offset from UTC, in milliseconds. Raises Refused."""
-    text = query.get(name)
+    return time_of(query.get(name), name)
+
+
+def time_of(text: str | None, name: str) -> TimeMs | None:
+    """Return the time that a field ``name`` says, likewise. Raises Refused."""
     if text is None:
         return None
     try:

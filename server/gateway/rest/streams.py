@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 from protocol.errors import CloseCode, ErrorCode, Refused
 from protocol.frames import Resume
+from server.auth.keys import Keys, closing_of
 from server.auth.principal import Principal
 from server.delivery.hub import Hub, Standing
 from server.delivery.outbox import Outbox
@@ -42,12 +43,14 @@ class Streams:
 
     Args:
         hub: what they watch by.
+        keys: tells when a key ends that one of them rests on.
         counter: the caps on connections, which they count to.
         stalled: registry of the outboxes whose client takes nothing now.
     """
 
-    def __init__(self, hub: Hub, counter: ConnectionCounter, stalled: MutableSet[Outbox]) -> None:
+    def __init__(self, hub: Hub, keys: Keys, counter: ConnectionCounter, stalled: MutableSet[Outbox]) -> None:
         self.hub = hub
+        self._keys = keys
         self._counter = counter
         self._stalled = stalled
         self._open: set[StreamWatcher] = set()
@@ -60,11 +63,13 @@ class Streams:
         identity = enter(self._counter, principal)
         watcher = StreamWatcher(self.hub, principal, stream, self._stalled)
         self._open.add(watcher)
+        self._keys.hold(watcher)
         watcher.on_end = lambda: self._leave(watcher, identity)
         return watcher
 
     def _leave(self, watcher: "StreamWatcher", identity: tuple[str, str]) -> None:
         self._open.discard(watcher)
+        self._keys.release(watcher)
         self._counter.close(identity)
 
     def close(self) -> None:
@@ -144,6 +149,10 @@ class StreamWatcher:
         if subscribing is None or not subscribing.done():
             return True
         return bool(self.subscriptions) and subscribing.exception() is None
+
+    def key_ended(self, why: Refused) -> None:
+        """End: the key behind the credential does not let it be any more."""
+        self.outbox.close(*closing_of(why))
 
     def take(self) -> list[bytes]:
         """Return the frames to send now; say ``sent`` when they are."""

@@ -9,13 +9,18 @@ import structlog
 from protocol.codec import CodecLimits, decode
 from protocol.errors import ErrorCode, Refused
 from protocol.frames import ClientFrame, Hello, Pong
+from server.auth.credentials import Credentials
+from server.auth.keys import Keys
+from server.auth.origins import OriginPolicy
 from server.auth.principal import Principal
+from server.auth.tokens import TokenVerifier, Trust
 from server.delivery.hub import Hub
 from server.dispatch import HANDLERS, dispatch, refusal_of
 from server.engine.types import Accepted, Command
 from server.handlers.services import Services
 from server.telemetry.metrics import Metrics
 from storage.base import CommitUnknown, StoreUnavailable
+from storage.memory import MemoryStore
 from storage.models import Conversation
 from tests.support.delivery import TENANT, FakeWatcher, Log, hub_over
 
@@ -51,6 +56,7 @@ class FakeCaller(FakeWatcher):
     bearer: str | None = None
     locale: str | None = "fr"
     timezone: str | None = None
+    origin: str | None = None
 
     def enter(self, principal: Principal) -> None:
         self.principal = principal
@@ -62,11 +68,11 @@ class FakeCaller(FakeWatcher):
 def services(engine: FakeEngine, hub: Hub | None = None) -> Services:
     log = Log()
 
-    def verify(_token: str) -> Principal:
-        raise Refused(ErrorCode.UNAUTHORIZED, "no")
-
+    store = MemoryStore()
+    verifier = TokenVerifier(Trust(b"k" * 32))
+    credentials = Credentials(verifier, Keys(store), OriginPolicy([]), lambda: 0.0)
     return Services(
-        engine=engine, hub=hub or hub_over(log), store=log.store, verify=verify, wall_s=lambda: 0.0,
+        engine=engine, hub=hub or hub_over(log), store=store, credentials=credentials, wall_s=lambda: 0.0,
         limits=CodecLimits(), frames_per_second=20, metrics=Metrics(),
     )  # fmt: skip
 

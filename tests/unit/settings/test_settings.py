@@ -177,6 +177,7 @@ WRONG = [
     ("MAX_FRAME_BYTES", "10", "from 1024"),
     ("FRAMES_PER_SECOND", "0", "from 1"),
     ("LIMITS", "maybe", "on or off"),
+    ("VISITORS_PER_ADDRESS", "0", "from 1"),
     ("CONNECTIONS_PER_PRINCIPAL", "0", "from 1"),
     ("CONNECTIONS_PER_INSTANCE", "none", "from 1"),
     ("DRAIN_SECONDS", "-1", "from 0"),
