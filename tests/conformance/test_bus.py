@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import uvloop
 
 from storage.base import EventBus
 from storage.memory import BusHub, MemoryBus
@@ -177,3 +178,24 @@ async def test_a_bus_that_was_never_away_is_never_restored(make: MakeBus) -> Non
     await bus.open(lambda: restored.append(True))
     await bus.subscribe("parley:c:t:1", Heard())
     assert restored == []
+
+
+@pytest.mark.needs("redis")
+def test_it_works_on_the_event_loop_that_serves(redis_url: str) -> None:
+    """uvloop's transports are not asyncio's."""
+
+    async def talk() -> None:
+        speaks, hears = open_bus(redis_url), open_bus(redis_url)
+        heard = Heard()
+        try:
+            for bus in (speaks, hears):
+                await bus.open()
+                assert bus.health().up
+            await hears.subscribe("parley:c:t:1", heard)
+            speaks.publish("parley:c:t:1", b"hello")
+            assert await heard.until(1) == [b"hello"]
+        finally:
+            await speaks.close()
+            await hears.close()
+
+    uvloop.run(talk())
