@@ -17,7 +17,6 @@ from storage.redis.link import Pace
 from storage.redis.listener import Listener, Receive, envelope
 from storage.redis.wire import Away
 
-CHECK_EVERY_S: Final = 1.0
 FAREWELL_S: Final = 1.0
 ACL: Final = "~parley:* &parley:* +@read +@write +@pubsub +@scripting +@connection +info +cluster|slots"
 
@@ -45,10 +44,10 @@ class Node:
         self._probed_at: float | None = None
         listener.channels[probe] = _ignore
 
-    async def open(self) -> None:
-        """Connect both. Raises BusRefused."""
-        await self.commands.open()
-        await self.listener.open()
+    async def open(self, away: str | None = None) -> None:
+        """Connect both, as ``Link.open`` does. Raises BusRefused."""
+        await self.commands.open(away)
+        await self.listener.open(away)
         self._heard_at = asyncio.get_running_loop().time()
         await self._try_out()
 
@@ -90,6 +89,8 @@ class Node:
 
     async def _try_out(self) -> None:
         """Publish once: an account that may not is found at the start, not by a silence."""
+        if not self.up:
+            return
         refused = self.listener.refused
         try:
             await self.commands.call(*self.publication(self._probe, self._own))
@@ -131,7 +132,6 @@ class RedisBus:
         self._servers: Servers[Node] = Servers(address, self._node, self._route)
         self._restored: Callable[[], None] | None = None
         self._opened = False
-        self._was_deaf = False
         self._health = BusHealth(False, "Redis is not connected yet", _now_ms())
         self._checks: asyncio.Task[None] | None = None
         self._moves: set[asyncio.Task[None]] = set()
@@ -146,9 +146,8 @@ class RedisBus:
         except BaseException:
             await self._servers.close()
             raise
+        self._look_up()
         self._opened = True
-        self._was_deaf = not all(node.listener.up for node in self._servers)
-        self._changed()
         self._checks = asyncio.get_running_loop().create_task(self._check())
 
     async def close(self) -> None:
@@ -241,25 +240,25 @@ class RedisBus:
         """A connection came or went."""
         if not self._opened:
             return
+        was_up = self._health.up
+        self._look_up()
+        # Also where only the publishing connection was lost: then others' is likely to have been, too.
+        if self._health.up and not was_up and self._restored is not None:
+            self._restored()
+
+    def _look_up(self) -> None:
         nodes = list(self._servers)
         if not self._servers.is_cluster and any(node.commands.server.cluster for node in nodes):
             self._servers.refresh_soon()  # it was away when we looked, and is a cluster
-        hears = bool(nodes) and all(node.listener.up for node in nodes)
-        down = next((node.reason for node in nodes if not node.up), None)
-        reason = None if down is None else f"Redis {down}"
-        if self._health.up != (down is None) or self._health.reason != reason:
-            since_ms = self._health.since_ms if self._health.up == (down is None) else _now_ms()
-            self._health = BusHealth(down is None, reason, since_ms)
-        if not hears:
-            self._was_deaf = True
-        elif self._was_deaf:
-            self._was_deaf = False
-            if self._restored is not None:
-                self._restored()
+        reason = next((f"Redis {node.reason}" for node in nodes if not node.up), None)
+        up = bool(nodes) and reason is None
+        if (up, reason) != (self._health.up, self._health.reason):
+            since_ms = self._health.since_ms if up == self._health.up else _now_ms()
+            self._health = BusHealth(up, reason, since_ms)
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_EVERY_S)
+            await asyncio.sleep(self._pace.check_every)
             now = asyncio.get_running_loop().time()
             for node in self._servers:
                 node.check(now)

@@ -14,7 +14,6 @@ from storage.redis.commands import Commands
 from storage.redis.link import Pace
 from storage.redis.wire import Arg, Away
 
-CHECK_EVERY_S: Final = 1.0
 FAREWELL_S: Final = 1.0
 _ROUTING: Final = frozenset({"MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN"})
 
@@ -119,7 +118,7 @@ class Client:
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_EVERY_S)
+            await asyncio.sleep(self._pace.check_every)
             now = asyncio.get_running_loop().time()
             for commands in self._servers:
                 commands.check(now)

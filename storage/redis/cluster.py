@@ -68,8 +68,8 @@ class SlotMap:
 class Member(Protocol):
     """What is kept for each server."""
 
-    async def open(self) -> None:
-        """Connect. Raises BusRefused."""
+    async def open(self, away: str | None = None) -> None:
+        """Connect; in the background if it is known to be ``away``, and why. Raises BusRefused."""
 
     async def close(self) -> None:
         """Disconnect."""
@@ -120,11 +120,12 @@ class Servers(Generic[M]):
     async def open(self) -> None:
         """Find the servers and connect; where that fails for now, go on later. Raises BusRefused."""
         self._closed = False
+        away = None
         try:
             self._map = await self._look(self._seed)
-        except Away:
-            self._map = None
-        await self._settle()
+        except Away as error:
+            self._map, away = None, str(error)
+        await self._settle(away)
 
     async def close(self) -> None:
         """Disconnect from all."""
@@ -177,12 +178,12 @@ class Servers(Generic[M]):
             raise Away("is a cluster in which no node has slots yet")
         return SlotMap.read(reply, place)
 
-    async def _settle(self) -> None:
+    async def _settle(self, away: str | None = None) -> None:
         """Keep something for exactly the servers that there are."""
         wanted = self._map.places if self._map is not None else {self._seed}
         for place in wanted - self._members.keys():
             member = self._members[place] = self._make(place, self._has(place))
-            await member.open()
+            await member.open(away)
         gone = [self._members.pop(place) for place in self._members.keys() - wanted]
         if gone:
             self._routed()

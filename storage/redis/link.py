@@ -24,12 +24,13 @@ class Pace:
 
     ``dead_after``: an unanswered command or probe means that the connection is dead. ``ask_after``: an
     idle connection is asked whether anybody is there. ``probe_after``: after so much silence the bus
-    publishes to itself.
+    publishes to itself. All this is looked at ``check_every`` so long.
     """
 
     dead_after: float = 5.0
     ask_after: float = 5.0
     probe_after: float = 30.0
+    check_every: float = 1.0
 
 
 class Link:
@@ -71,9 +72,15 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
-    async def open(self) -> None:
-        """Connect once; where that fails for now, go on in the background. Raises BusRefused."""
-        await self._attempt()
+    async def open(self, away: str | None = None) -> None:
+        """Connect once; where that fails for now, go on in the background.
+
+        ``away`` says that it has just failed, and why: then nothing is waited for. Raises BusRefused.
+        """
+        if away is None:
+            await self._attempt()
+        else:
+            self._note(away)
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
     async def close(self) -> None:

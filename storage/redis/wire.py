@@ -18,6 +18,7 @@ from storage.redis.address import Address
 CONNECT_TIMEOUT_S: Final = 3.0
 REPLIES_A_TURN: Final = 256
 """So many replies are taken before others get the event loop; meanwhile nothing more is read."""
+GIBBERISH: Final = "sends what is not its protocol"
 LEAST_VERSION: Final = (6, 2)
 LEAST_CLUSTER_VERSION: Final = (7, 0)
 
@@ -31,6 +32,13 @@ _NOTHING: Final = object()
 
 class Away(Exception):  # noqa: N818 - reads as what happened
     """Redis cannot serve now; it may later. The message ends a sentence that begins with "Redis"."""
+
+
+class Gibberish(Away):
+    """Whatever answers is no Redis, or wants TLS."""
+
+    def __init__(self) -> None:
+        super().__init__(GIBBERISH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +123,7 @@ class Wire(asyncio.Protocol):
                     return
                 self.take(reply)
         except hiredis.ProtocolError:
-            self.abort("sends what is not its protocol")
+            self.abort(GIBBERISH)
             return
         if not self._pumping:
             self._pumping = True
@@ -147,6 +155,11 @@ async def connect(address: Address, host: str, port: int) -> tuple[Wire, Server]
             except BaseException:
                 wire.abort("was left")
                 raise
+    except Gibberish as error:
+        raise BusRefused(
+            f"What listens at {host}:{port} does not speak Redis's protocol: correct PARLEY_BUS, or write "
+            "rediss:// if it wants TLS"
+        ) from error
     except TimeoutError as error:
         raise Away("does not answer") from error
     except ssl.SSLCertVerificationError as error:
@@ -200,7 +213,7 @@ async def ask(wire: Wire, commands: list[tuple[Arg, ...]]) -> list[Any]:
 
     def lost(reason: str) -> None:
         if not done.done():
-            done.set_exception(Away(reason))
+            done.set_exception(Gibberish() if reason == GIBBERISH else Away(reason))
 
     wire.take, wire.lost = take, lost
     if wire.closed:

@@ -12,10 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import quote
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
+
+from tests.support.certificates import Certificate
 
 READY_S: Final = 10.0
 POLL_S: Final = 0.01
@@ -34,35 +37,55 @@ class RedisServer:
     Args:
         folder: where it works.
         options: further ones, as on its command line without the dashes.
-        scheme: ``rediss`` where the options make it speak TLS.
-        password: what ``client`` logs in with.
+        password: what it asks for.
+        certificate: makes it speak TLS, and nothing else.
     """
 
-    def __init__(self, folder: Path, *, password: str | None = None, **options: str | int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str | None = None,
+        certificate: Certificate | None = None,
+        **options: str | int,
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.password = password
-        self.options = {"requirepass": password, **options} if password else options
+        self.certificate = certificate
+        self.options: dict[str, str | int] = {"save": "", "appendonly": "no", **options}
+        if password is not None:
+            self.options["requirepass"] = password
+        if certificate is None:
+            self.options["port"] = self.port
+        else:
+            self.options |= {"port": 0, "tls_port": self.port, "tls_auth_clients": "no"}
+            self.options |= {"tls_cert_file": str(certificate.file), "tls_key_file": str(certificate.key)}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Its URL for ``PARLEY_BUS``."""
-        login = f":{self.password}@" if self.password else ""
-        return f"redis://{login}127.0.0.1:{self.port}"
+        login = f":{quote(self.password, safe='')}@" if self.password else ""
+        if self.certificate is None:
+            return f"redis://{login}127.0.0.1:{self.port}"
+        return f"rediss://{login}127.0.0.1:{self.port}?ssl_ca_certs={self.certificate.file}"
 
     def start(self) -> Self:
         """Start it and return once it answers."""
-        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", **self.options}
-        arguments = [
-            part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))
-        ]
+        arguments = ["redis-server", "--dir", str(self.folder), "--bind", "127.0.0.1"]
+        for name, value in self.options.items():
+            arguments += [f"--{name.replace('_', '-')}", *str(value).split(" ")]
         self._process = subprocess.Popen(
-            ["redis-server", "--dir", str(self.folder), *arguments],
+            arguments,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def stop(self) -> None:
@@ -83,7 +106,7 @@ class RedisServer:
     @contextlib.contextmanager
     def client(self) -> Iterator[Redis]:
         """Look into it, independently of the code under test."""
-        client = Redis(port=self.port, password=self.password, socket_timeout=5)
+        client = Redis.from_url(self.url, socket_timeout=5)
         try:
             yield client
         finally:
@@ -107,7 +130,6 @@ class RedisServer:
                     return
             except RedisError:
                 if time.monotonic() > give_up_at:
-                    self.stop()
                     raise
             time.sleep(POLL_S)
 
