@@ -32,6 +32,7 @@ from server.engine.catalog import Catalog
 from server.engine.clock import StoreClock
 from server.engine.flow.loader import FolderReport
 from server.engine.flow.model import FlowInvalid
+from server.engine.releases import Releases
 from server.engine.runner import Engine, EngineOptions
 from server.engine.schedule import HOUR_MS
 from server.engine.sweeper import Sweeper
@@ -113,6 +114,9 @@ class Application:
         actions = Actions.load(settings.actions)
         clock = StoreClock(store)
         self.catalog = Catalog(store, actions.names)
+        self.releases: Releases | None = None
+        if not store.embedded:
+            self.releases = Releases(store, self.catalog, actions.names, lambda: self.hub.tell_flows())
         self.hub = Hub(
             store=store, read=self._read, now_ms=monotonic_ms, bus=bus, elsewhere=self._what_others_say()
         )
@@ -126,6 +130,7 @@ class Application:
             tell_due=self.hub.tell_due,
             observe_commit=self.metrics.store_seconds.observe,
             expect=lambda at: self.sweeper.expect(at),
+            renew_flows=self.releases.renew if self.releases is not None else None,
             options=EngineOptions(
                 # A process that is started anew under the same name does not hold the former's leases.
                 instance_id=f"{self.instance_id}.{secrets.token_hex(4)}",
@@ -164,7 +169,7 @@ class Application:
             elif not self.store.embedded:
                 _log.warning("one_instance_only", hint="several need PARLEY_BUS=redis://...")
             await self._shared.open()
-            self.flows = await self.catalog.load_folder(self.settings.flows)
+            self.flows = await self.load_flows()
             if not self.flows.ok and not self._dev:
                 raise FlowInvalid(self.flows.problems)
             await self.hub.start()
@@ -172,12 +177,27 @@ class Application:
             await self.engine.start()
             await self.sweeper.start()
             await self.wheel.start()
+            if self.releases is not None:
+                await self.releases.start()
             if self._siblings is not None:
                 await self._siblings.start()
         except BaseException:
             await self._close()
             raise
         self.readiness.started = True
+
+    async def load_flows(self, *, again: bool = False) -> FolderReport:
+        """Publish the flows folder and offer it; where others share the store, offer the newest release.
+
+        Args:
+            again: the folder is to be the newest release also where it has been an older one.
+
+        Raises:
+            StoreUnavailable: nothing is offered otherwise than before.
+        """
+        if self.releases is None:
+            return await self.catalog.load_folder(self.settings.flows)
+        return await self.releases.load_folder(self.settings.flows, again=again, broken=self._dev)
 
     def _check_company(self) -> None:
         """Refuse workers that could not see each other's work; what the URLs tell is refused by settings."""
@@ -209,6 +229,8 @@ class Application:
         await self.wheel.stop()
         if self._siblings is not None:
             await self._siblings.stop()
+        if self.releases is not None:
+            await self.releases.stop()
         await self._stop_engine(0)
         await self.hub.stop()
         await self._close()
@@ -246,6 +268,7 @@ class Application:
                 tenant_id, conversation_id, owner
             ),
             due=lambda: self.sweeper.expect_now(),
+            flows=lambda: self.releases.look() if self.releases is not None else None,
         )
 
     def _gateway(self) -> Gateway:

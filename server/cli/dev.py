@@ -17,7 +17,6 @@ from server.settings import Settings
 
 if TYPE_CHECKING:
     from server.app import Application
-    from server.engine.catalog import Catalog
     from server.engine.flow.loader import FolderReport
 
 TOKEN_TTL_S = 12 * 3600
@@ -95,9 +94,9 @@ class _Development:
         self._project.write_address(url)
         _report(app.flows)
         announce(_welcome(self._project, self._settings, url, app.catalog.flow_ids()))
-        self._watching = asyncio.create_task(self._watch(app.catalog))
+        self._watching = asyncio.create_task(self._watch(app))
 
-    async def _watch(self, catalog: "Catalog") -> None:
+    async def _watch(self, app: "Application") -> None:
         """Load the flows again whenever a file of their folder changes, until cancelled.
 
         The watcher is only a hint: what counts is that the folder differs from what was loaded. So a
@@ -118,23 +117,23 @@ class _Development:
                 found = _fingerprint(self._settings.flows)
                 if found != self._loaded:
                     self._loaded = found
-                    await self._reload(catalog)
+                    await self._reload(app)
         except OSError:  # of the watcher: the folder was taken away
             _say("The flows folder cannot be watched any more; start `dev` again to load changes.")
 
-    async def _reload(self, catalog: "Catalog") -> None:
+    async def _reload(self, app: "Application") -> None:
         from storage.base import StoreUnavailable
 
         try:
-            report = await catalog.load_folder(self._settings.flows)
+            report = await app.load_flows(again=True)
         except StoreUnavailable:
             _say("The store is not available, so the flows stay as they were; save a file to try again.")
             return
         _report(report)
         if report.ok:
-            _say(f"Reloaded {_flows(catalog.flow_ids())}.")
+            _say(f"Reloaded {_flows(app.catalog.flow_ids())}.")
         else:
-            _say(f"What is broken stays as it was; there are {_flows(catalog.flow_ids())}.")
+            _say(f"What is broken stays as it was; there are {_flows(app.catalog.flow_ids())}.")
 
 
 def _fingerprint(folder: Path) -> frozenset[tuple[str, int, int]]:

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "export": "Write conversations to a file, to keep or to move them.",
     "import": "Read conversations of an export into a store.",
     "test": "Run the tests of flows, in memory and in virtual time.",
+    "publish": "Have all instances start a project's flows from now on.",
     "token": "Print a token for a user.",
     "completion": "Print the script that completes commands in a shell.",
     "version": "Print the version.",

@@ -53,7 +53,16 @@ class Catalog:
 
     async def load_folder(self, folder: Path) -> FolderReport:
         """Publish the folder's flows. A broken file keeps the flow's former version; see the report."""
-        report = load_folder(folder, self._actions)
+        report = self.read_folder(folder)
+        await self.publish(report)
+        return report
+
+    def read_folder(self, folder: Path) -> FolderReport:
+        """Compile what is in a folder; nothing is published."""
+        return load_folder(folder, self._actions)
+
+    async def publish(self, report: FolderReport) -> None:
+        """Publish what a folder was found to hold, and offer it. Raises StoreUnavailable."""
         newest = dict(self._newest)
         for loaded in report.flows:
             flow = loaded.flow
@@ -73,7 +82,26 @@ class Catalog:
             self._versions[flow.flow_id, version.version] = flow
             newest[flow.flow_id] = Started(flow, version.version)
         self._keep(newest, report)
-        return report
+
+    def note(self, report: FolderReport) -> None:
+        """Take over the problems of a folder whose flows are not what is offered."""
+        self.problems = report.problems
+
+    def offered(self) -> dict[str, Started]:
+        """Return what can be started, by flow id."""
+        return dict(self._newest)
+
+    def offer(self, flows: Mapping[str, Started]) -> None:
+        """Have exactly these be what can be started."""
+        for flow_id, started in flows.items():
+            self._versions.setdefault((flow_id, started.version), started.flow)
+        self._newest = dict(flows)
+        self._understandings.clear()
+
+    def is_unknown(self, command: Command) -> bool:
+        """Tell whether a command names a flow that cannot be started here."""
+        flow_id = command.body.get("flow_id")
+        return flow_id is not None and flow_id not in self._newest
 
     def _keep(self, newest: dict[str, Started], report: FolderReport) -> None:
         """Take over what is in the folder; a flow whose file is broken stays, one whose file is gone goes."""

@@ -9,7 +9,7 @@ reduce the same input on what is there now. ``docs/explanation/guarantees.md`` s
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Final, TypeVar
@@ -132,6 +132,7 @@ class Engine:
         tell_due: told when work was let go of that others can take at once.
         observe_commit: told how long a commit took, in seconds.
         expect: told when something falls due, in ms.
+        renew_flows: looks whether others have published what is not known here; None: nobody else can.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Engine:
         tell_due: Callable[[], None] = lambda: None,
         observe_commit: Callable[[float], None] = lambda seconds: None,
         expect: Callable[[int], None] = lambda at: None,
+        renew_flows: Callable[[], Awaitable[None]] | None = None,
         options: EngineOptions | None = None,
     ) -> None:
         self._store = store
@@ -159,6 +161,7 @@ class Engine:
         self._tell_due = tell_due
         self._observe_commit = observe_commit
         self._expect = expect
+        self._renew_flows = renew_flows
         self._options = options or EngineOptions()
         self._me = self._options.instance_id or os.urandom(8).hex()
         self._claimant = Claimant(self._me, self._options.lease_ms)
@@ -585,6 +588,8 @@ class Engine:
         )
 
     async def _load_flows(self, record: Conversation | None, command: Command | None = None) -> None:
+        if self._renew_flows is not None and command is not None and self._catalog.is_unknown(command):
+            await self._renew_flows()
         missing = self._catalog.missing(record, command)
         if missing:
             await self._catalog.load_versions(missing)

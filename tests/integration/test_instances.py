@@ -232,3 +232,21 @@ async def test_an_instance_that_goes_away_refuses_new_commands_for_the_moment(tm
         await draining
         elsewhere = await two.connect(conversation_id="c1")
         assert (await elsewhere.say("c1", "hi"))["type"] == "ack"
+
+
+async def test_what_one_instance_publishes_all_start(tmp_path: Path) -> None:
+    async with cluster(tmp_path, **SETTINGS) as (one, two):
+        there = await two.connect()
+        news = 'flow: news\nsteps:\n  - {id: say, say: "New."}\n  - {id: end, end: completed}\n'
+        (tmp_path / "flows" / "news.yaml").write_text(news)
+        await one.application.load_flows()
+        started = await there.say("c1", "hi", flow_id="news")  # which nobody has told this instance of yet
+        assert (started["type"], started["status"]) == ("ack", "completed")
+        changed = FLOW.replace("What is your name?", "Who are you?")
+        (tmp_path / "flows" / "greet.yaml").write_text(changed)
+        await one.application.load_flows()
+        async with asyncio.timeout(3):  # sooner than it looks by itself
+            while two.application.catalog.newest("greet").version != 2:  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+        asked = await there.say("c2", "hi")
+        assert asked["result"]["response"]["messages"][-1]["text"] == "Who are you?"

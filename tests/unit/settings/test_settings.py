@@ -201,7 +201,7 @@ def test_a_wrong_value_is_said_with_its_variable_and_what_would_be_right(
 @pytest.mark.parametrize(
     ("env", "said"),
     [
-        ({}, "set PARLEY_STORE to mongodb://... and PARLEY_BUS to redis://..., or leave PARLEY_WORKERS unset"),
+        ({}, "set PARLEY_STORE to mongodb://... and PARLEY_BUS to redis://..., or leave PARLEY_WORKERS"),
         ({"PARLEY_STORE": "mongodb://h/p"}, "set PARLEY_BUS to redis://..., or leave"),
         ({"PARLEY_STORE": "memory:"}, "set PARLEY_STORE to mongodb://... and PARLEY_BUS to redis://..., or"),
     ],
