@@ -61,7 +61,7 @@ from server.telemetry.metrics import Metrics
 from server.version import version as server_version
 from server.workers import Place, Siblings
 from storage.base import EventBus, StorageError, Store
-from storage.open import open_bus, open_shared, open_store
+from storage.open import MongoSettings, open_bus, open_shared, open_store
 
 GRACEFUL_S: Final = 2
 """What uvicorn may still take after the drain."""
@@ -430,7 +430,8 @@ def build(
     # The in-process bus joins instances of one process; a server is alone in its own.
     if bus is None and settings.bus != "memory:":
         bus = open_bus(settings.bus)
-    return Application(settings, store or open_store(settings.store), bus, dev=dev, place=place)
+    mongo = MongoSettings(settings.mongo_driver, settings.mongo_pool, settings.mongo_timeout_ms)
+    return Application(settings, store or open_store(settings.store, mongo=mongo), bus, dev=dev, place=place)
 
 
 class Server(uvicorn.Server):

@@ -175,8 +175,8 @@ class Settings(BaseModel):
         str,
         _matching(_STORE),
         _about(
-            "Where conversations are kept; a relative path is below the project folder. MongoDB comes later.",
-            "sqlite:FILE, memory: or module:factory",
+            "Where conversations are kept; a relative path is below the project folder.",
+            "sqlite:FILE, mongodb://HOST/DATABASE, memory: or module:factory",
         ),
     ] = "sqlite:parley.db"
     bus: Annotated[
@@ -192,6 +192,22 @@ class Settings(BaseModel):
         BeforeValidator(_lower),
         _about("The driver behind a `mongodb://` store.", "pymongo or motor"),
     ] = "pymongo"
+    mongo_pool: Annotated[
+        int,
+        Field(ge=1, le=1000),
+        _about(
+            "Most connections to MongoDB at a time; `maxPoolSize` in the URL wins.",
+            "a whole number from 1 to 1000",
+        ),
+    ] = 32
+    mongo_timeout_ms: Annotated[
+        int,
+        Field(ge=100, le=5000),
+        _about(
+            "Longest that a call to MongoDB waits, all in all; `timeoutMS` in the URL wins.",
+            "a whole number from 100 to 5000",
+        ),
+    ] = 4_500
     flows: Annotated[
         Path,
         _about("Folder of the flow files; relative to the project folder.", "the path of a folder"),

@@ -128,6 +128,9 @@ class ConversationStore(Protocol):
     embedded: bool
     """Whether this process is the only one that can write, so that a cached record is fresh."""
 
+    migrated: Sequence[str]
+    """What the last ``open`` changed of how things are kept, such as an index that it made; often nothing."""
+
     async def open(self) -> None:
         """Connect, lock, migrate. Raises StoreLocked, StoreTooNew, StoreRefused or StoreUnavailable.
 

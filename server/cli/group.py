@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "doctor": "Look for what would keep a server here from working, and say how to mend it.",
     "export": "Write conversations to a file, to keep or to move them.",
     "import": "Read conversations of an export into a store.",
+    "migrate": "Bring a store to this release: its tables or indexes.",
     "test": "Run the tests of flows, in memory and in virtual time.",
     "publish": "Have all instances start a project's flows from now on.",
     "token": "Print a token for a user.",

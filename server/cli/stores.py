@@ -66,10 +66,11 @@ def with_store(settings: Settings, use: "Callable[[Store], Awaitable[T]]") -> T:
         CliError: it cannot be opened, be it that a server runs on it, or it fails.
     """
     from storage.base import StorageError, StoreLocked
-    from storage.open import open_store
+    from storage.open import MongoSettings, open_store
 
     async def work() -> T:
-        store = open_store(settings.store)
+        mongo = MongoSettings(settings.mongo_driver, settings.mongo_pool, settings.mongo_timeout_ms)
+        store = open_store(settings.store, mongo=mongo)
         try:
             await store.open()
         except StorageError as error:

@@ -82,6 +82,7 @@ class MemoryStore(MemoryFlows, MemoryAccounts):
 
     detects_duplicates = True
     embedded = True
+    migrated: Sequence[str] = ()
 
     def __init__(self, clock: Callable[[], TimeMs] | None = None) -> None:
         super().__init__()

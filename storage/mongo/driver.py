@@ -5,6 +5,7 @@ calls; those that differ (closing a client, ``aggregate``) are here or not used.
 """
 
 import inspect
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
@@ -52,8 +53,10 @@ def connect(url: str, driver: Driver, options: Mapping[str, Any]) -> Any:
     _check_promises(url, asked)
     chosen = {name: value for name, value in {**DEFAULTS, **options}.items() if name.lower() not in asked}
     try:
-        return _client_class(driver)(url, **chosen)
-    except (InvalidURI, ConfigurationError, ValueError, TypeError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # an unknown option
+            return _client_class(driver)(url, **chosen)
+    except (UserWarning, InvalidURI, ConfigurationError, ValueError, TypeError):
         # What the driver says may quote the URL, and so a password.
         raise StoreRefused(
             "PARLEY_STORE is no URL of MongoDB, or has an option that is none: write "
@@ -152,5 +155,7 @@ def translated(error: PyMongoError, *, sent: bool = False) -> StorageError:
 def _said(error: BaseException) -> str:
     """Return the error's class, its code and the beginning of its text, which holds no credentials."""
     code = getattr(error, "code", None)
-    text = str(error).partition(", full error")[0].partition(", Timeout:")[0]
+    text = str(error)
+    for behind in (", full error", ", Timeout:", " (configured timeouts"):
+        text = text.partition(behind)[0]
     return f"{type(error).__name__}{'' if code is None else f' {code}'}: {text[:160]}"

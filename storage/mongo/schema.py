@@ -7,8 +7,6 @@ for ``conversations`` and ``events``; every unique index begins with those names
 
 from typing import Any, Final, NamedTuple
 
-from storage.mongo.driver import reading
-
 
 class Index(NamedTuple):
     """One index: its collection, its name, its keys (1 or -1 each), and the options of ``createIndexes``."""
@@ -62,16 +60,15 @@ INDEXES: Final = (
 async def migrate(database: Any) -> list[str]:
     """Make the indexes that are missing; return what was made, as ``collection.name``.
 
-    Raises StoreUnavailable, be it that an index of that name is there with other keys or options.
+    Raises PyMongoError, also where an index of such a name is there with other keys or options.
     """
     made: list[str] = []
-    async with reading():
-        there = {name: await _names(database[name]) for name in dict.fromkeys(i.collection for i in INDEXES)}
-        for index in INDEXES:
-            if index.name in there[index.collection]:
-                continue
-            await database[index.collection].create_index(list(index.keys), name=index.name, **index.options)
-            made.append(f"{index.collection}.{index.name}")
+    there = {name: await _names(database[name]) for name in dict.fromkeys(i.collection for i in INDEXES)}
+    for index in INDEXES:
+        if index.name in there[index.collection]:
+            continue
+        await database[index.collection].create_index(list(index.keys), name=index.name, **index.options)
+        made.append(f"index {index.collection}.{index.name}")
     return made
 
 

@@ -13,6 +13,8 @@ from storage.mongo.driver import translated
 OLDEST: Final = (6, 0)
 _NO_SUCH_COMMAND: Final = 59
 _CREDENTIALS: Final = frozenset({13, 18, 8000})
+_OTHER_INDEX: Final = frozenset({85, 86})
+"""IndexOptionsConflict, IndexKeySpecsConflict."""
 
 
 class ServerInfo(NamedTuple):
@@ -59,6 +61,11 @@ async def inspect(client: Any) -> ServerInfo:
         build = await client.admin.command("buildInfo")
     except PyMongoError as error:
         raise refusal(error) from None
+    if not said.get("isWritablePrimary", said.get("ismaster", True)):
+        raise StoreRefused(
+            "PARLEY_STORE names a secondary of the replica set only: name the set and its members, mongodb://"
+            f"HOST1,HOST2,HOST3/parley?replicaSet={said.get('setName', 'NAME')}, without directConnection"
+        )
     version = tuple(int(part) for part in build.get("versionArray", ())[:3])
     if version < OLDEST:
         known = ".".join(map(str, version)) or "unknown"
@@ -87,10 +94,14 @@ def refusal(error: PyMongoError) -> StorageError:
             "this MongoDB is too old: Parley needs 6.0 or newer; upgrade the server, or name another in "
             "PARLEY_STORE"
         )
-    if isinstance(error, ServerSelectionTimeoutError) and "replica set" in text.lower():
+    if isinstance(error, ServerSelectionTimeoutError) and "for replica set name" in text:
         return StoreRefused(
-            "no member of the replica set that PARLEY_STORE names answers by that name: check replicaSet in "
-            "the URL, and that the set is initiated (rs.initiate())"
+            "the servers of PARLEY_STORE are not of the replica set that it names: check replicaSet in the "
+            "URL, and that the set is initiated (rs.initiate())"
+        )
+    if isinstance(error, OperationFailure) and error.code in _OTHER_INDEX:
+        return StoreRefused(
+            f"an index of Parley's name is there and is another one ({text[:200]}): drop it, and start again"
         )
     return translated(error)
 

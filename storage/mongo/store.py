@@ -47,7 +47,7 @@ from storage.mongo.driver import Driver, connect, disconnect, durable, reading
 from storage.mongo.lanes import Lane
 from storage.mongo.log import Placed
 from storage.mongo.schema import migrate
-from storage.mongo.server_info import ServerInfo, inspect, measure
+from storage.mongo.server_info import ServerInfo, inspect, measure, refusal
 from storage.rules import check_commit, stored_batch
 
 UNFLUSHED_MAX_BYTES: Final = COMMIT_MAX_BYTES
@@ -75,6 +75,7 @@ class MongoStore:
 
     detects_duplicates = False
     embedded = False
+    migrated: Sequence[str] = ()
 
     def __init__(
         self,
@@ -114,13 +115,16 @@ class MongoStore:
         try:
             self.server = await inspect(self._client)
             if self._clock is not None:
-                async with reading():
-                    await measure(self._client, self._clock.measured)
-            self._opened = durable(self._client)
-            await migrate(self._opened)
+                await measure(self._client, self._clock.measured)
+            database = durable(self._client)
+            self.migrated = await migrate(database)
+        except PyMongoError as error:
+            await self.close()
+            raise refusal(error) from None
         except BaseException:
             await self.close()
             raise
+        self._opened = database
         self._commits: Lane[commits.Change, CommitOutcome] = Lane(
             self._write_commits, groups=2, items=_GROUP_ITEMS, size=_GROUP_BYTES
         )

@@ -185,8 +185,8 @@ CREATE INDEX api_key_origins_key ON api_key_origins (tenant_id, key_id)
 MIGRATIONS: Final[Sequence[str]] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> None:
-    """Bring the file to the newest version, or leave it as it is.
+def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> list[str]:
+    """Bring the file to the newest version, or leave it as it is; return what was done.
 
     Raises:
         StoreTooNew: a newer release wrote it.
@@ -202,8 +202,10 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIO
             f"the file has version {version}, this Parley knows {len(migrations)}: "
             "start the newer Parley that wrote it, or name another file"
         )
-    for number, script in enumerate(migrations[version:], start=version + 1):
-        _apply(connection, number, script)
+    done = list(range(version + 1, len(migrations) + 1))
+    for number in done:
+        _apply(connection, number, migrations[number - 1])
+    return [f"version {number}" for number in done]
 
 
 def _apply(connection: sqlite3.Connection, number: int, script: str) -> None:

@@ -43,6 +43,7 @@ class SqliteStore:
 
     detects_duplicates = True
     embedded = True
+    migrated: Sequence[str] = ()
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class SqliteStore:
             raise
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        migrate(connection)
+        self.migrated = migrate(connection)
         writes.void_leases(connection, self.now())
 
     async def close(self) -> None:

@@ -68,6 +68,7 @@ class SplitStore(MemoryFlows, MemoryAccounts):
 
     detects_duplicates = False
     embedded = False
+    migrated: Sequence[str] = ()
 
     def __init__(
         self, clock: Callable[[], TimeMs], *, pause: Callable[[str], Awaitable[None]] = _never
