@@ -145,7 +145,7 @@ WRONG = [
     ("PORT", "-1", "from 0 to 65535"),
     ("PORT", "", "from 0 to 65535"),
     ("PORT", "1.5", "from 0 to 65535"),
-    ("STORE", "postgres://x", "sqlite:FILE, memory: or"),
+    ("STORE", "postgres://x", "sqlite:FILE, mongodb://HOST/DATABASE"),
     ("STORE", "sqlite:", "sqlite:FILE"),
     ("STORE", "", "sqlite:FILE"),
     ("WORKERS", "0", "a whole number from 1 to 64"),
