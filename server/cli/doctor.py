@@ -146,6 +146,10 @@ def _store(settings: Settings) -> Iterator[Finding]:
         path = Path(url.removeprefix("sqlite:")).expanduser().absolute()
         yield _file(path)
         yield _disk(path)
+    elif url.startswith("mongodb"):
+        from storage.mongo.inspect import inspect as inspect_mongo
+
+        yield from asyncio.run(inspect_mongo(url, settings.mongo_driver))
     elif url.startswith("memory:"):
         fix = "Set PARLEY_STORE=sqlite:parley.db to keep conversations."
         yield Finding("warning", "store", "memory: forgets everything when the server ends", fix)

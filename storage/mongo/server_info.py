@@ -117,4 +117,4 @@ async def measure(
     told = said.get("localTime")
     if isinstance(told, datetime):
         aware = told if told.tzinfo is not None else told.replace(tzinfo=timezone.utc)  # noqa: UP017
-        take(aware, asked_at, time.monotonic())
+        take(aware, asked_at, monotonic())
