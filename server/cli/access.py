@@ -73,6 +73,7 @@ def access_to(
     url: str | None,
     token: str | None,
     user_id: str,
+    tenant_id: str | None = None,
     role: str = "user",
     scopes: tuple[str, ...] = (),
 ) -> Access:
@@ -92,6 +93,8 @@ def access_to(
                 USAGE,
             )
         settings = project.settings({"jwt_secret": secret}, defaults={"default_tenant": DEV_TENANT})
+    if tenant_id is not None:
+        settings = settings.model_copy(update={"default_tenant": tenant_id})
     if token is None and settings.default_tenant is None:
         raise CliError("there is no tenant to be in: set PARLEY_TOKEN to a token that names one.", USAGE)
     return Access(

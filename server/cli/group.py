@@ -34,6 +34,8 @@ COMMANDS: Final = {
     "test": "Run the tests of flows, in memory and in virtual time.",
     "publish": "Have all instances start a project's flows from now on.",
     "token": "Print a token for a user.",
+    "keys": "Make, list, rotate and revoke API keys.",
+    "origins": "Tell which pages may connect, and let pages in.",
     "completion": "Print the script that completes commands in a shell.",
     "version": "Print the version.",
 }

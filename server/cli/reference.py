@@ -119,6 +119,13 @@ def _default(value: Any) -> str:
 
 def _command_section(name: str) -> str:
     found = command(name)
+    if isinstance(found, click.Group):
+        parts = (_section(f"{name} {part}", found.commands[part], 3) for part in found.commands)
+        return f"\n## parley {name}\n\n{_paragraphs(found.help or '')}\n{''.join(parts)}"
+    return _section(name, found, 2)
+
+
+def _section(name: str, found: click.Command, level: int) -> str:
     arguments = [
         param.make_metavar(click.Context(found))
         for param in found.params
@@ -127,7 +134,7 @@ def _command_section(name: str) -> str:
     usage = " ".join(["parley", name, "[OPTIONS]", *arguments])
     settings = set(Settings.model_fields)
     own = [p for p in found.params if isinstance(p, click.Option) and p.name not in settings]
-    lines = [f"\n## parley {name}\n", f"`{usage}`\n", _paragraphs(found.help or "")]
+    lines = [f"\n{'#' * level} parley {name}\n", f"`{usage}`\n", _paragraphs(found.help or "")]
     if own:
         lines += ["\n| option | what it is |\n|---|---|", *(_option_row(option) for option in own)]
     if any(param.name in settings for param in found.params):

@@ -1,5 +1,6 @@
-"""The addresses of a server that is looked at from outside: by `smoke URL` and `doctor --url URL`."""
+"""The addresses of a server that is looked at from outside: by `smoke URL`, `doctor --url URL` and `keys`."""
 
+from collections.abc import Mapping
 from email.message import Message
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Final, NamedTuple
@@ -42,10 +43,22 @@ class Target:
 
     def get(self, path: str, *, timeout_s: float = ANSWER_S) -> Reply:
         """Ask for ``path``. Raises Unanswered."""
+        return self.ask("GET", path, timeout_s=timeout_s)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = ANSWER_S,
+    ) -> Reply:
+        """Send a request. Raises Unanswered."""
         kind = HTTPSConnection if self.is_secure else HTTPConnection
         connection = kind(self.host, self._port, timeout=timeout_s)
         try:
-            connection.request("GET", self._prefix + path)
+            connection.request(method, self._prefix + path, body, dict(headers or {}))
             response = connection.getresponse()
             return Reply(response.status, response.read(), response.headers)
         except (OSError, HTTPException) as error:

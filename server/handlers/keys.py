@@ -5,22 +5,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import structlog
-
 from protocol.errors import ErrorCode, Refused
-from server.auth.keys import PUBLISHABLE, SECRET, hash_of, make_text
+from server.auth.keys import PUBLISHABLE, SECRET, Keys, hash_of, make_text
 from server.auth.principal import Principal
 from server.auth.roles import SCOPES, scopes_of
 from server.engine.views import iso
-from server.handlers.services import Services
 from server.settings import normal_origin
 from storage.models import ApiKey, KeyPlace, TimeMs
 
 SCOPE: Final = "keys:manage"
 MAX_ORIGINS: Final = 100
 _TRIES: Final = 5
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +42,13 @@ class Made:
     text: str
 
 
-async def create_key(services: Services, principal: Principal, wanted: Wanted) -> Made:
+async def create_key(keys: Keys, principal: Principal, wanted: Wanted) -> Made:
     """Make a key. Raises Refused: what it would be is wrong, or more than the caller may give."""
     _must_manage(principal)
-    new = new_key(principal, wanted, services.store.now())
-    if not await services.store.create_api_key(new.key):
+    new = new_key(principal, wanted, keys.store.now())
+    if not await keys.store.create_api_key(new.key):
         raise Refused(ErrorCode.INTERNAL, "The key could not be made.", retry_after_ms=1000)
-    services.credentials.keys.changed(new.key)
-    _tell("api_key_created", principal, new.key)
+    keys.changed(new.key)
     return new
 
 
@@ -99,20 +93,20 @@ def new_key(principal: Principal, wanted: Wanted, now: TimeMs) -> Made:
 
 
 async def list_keys(
-    services: Services, principal: Principal, *, after: KeyPlace | None, limit: int
+    keys: Keys, principal: Principal, *, after: KeyPlace | None, limit: int
 ) -> tuple[list[dict[str, Any]], KeyPlace | None]:
     """Return keys of the tenant, the newest first, and the place behind them; None at the end."""
     _must_manage(principal)
-    found = await services.store.api_keys(principal.tenant_id, after=after, limit=limit + 1)
+    found = await keys.store.api_keys(principal.tenant_id, after=after, limit=limit + 1)
     place = KeyPlace(found[limit - 1].created_at, found[limit - 1].key_id) if len(found) > limit else None
     return [key_view(key) for key in found[:limit]], place
 
 
-async def show_key(services: Services, principal: Principal, key_id: str) -> ApiKey:
+async def show_key(keys: Keys, principal: Principal, key_id: str) -> ApiKey:
     """Return a key of the tenant. Raises Refused: ``not_found``."""
     _must_manage(principal)
     place = (principal.tenant_id, key_id)
-    found = (await services.store.api_keys_by_id([place])).get(place)
+    found = (await keys.store.api_keys_by_id([place])).get(place)
     if found is None:
         raise Refused(
             ErrorCode.NOT_FOUND,
@@ -122,16 +116,16 @@ async def show_key(services: Services, principal: Principal, key_id: str) -> Api
     return found
 
 
-async def revoke_key(services: Services, principal: Principal, key_id: str) -> ApiKey:
+async def revoke_key(keys: Keys, principal: Principal, key_id: str) -> ApiKey:
     """Let a key, and all that rests on it, work no more; for good. Of a revoked one: nothing happens."""
 
     def revoke(key: ApiKey) -> ApiKey:
         return replace(key, is_active=False)
 
-    return await _change(services, principal, key_id, "api_key_revoked", revoke)
+    return await _change(keys, principal, key_id, revoke)
 
 
-async def rotate_key(services: Services, principal: Principal, key_id: str) -> Made:
+async def rotate_key(keys: Keys, principal: Principal, key_id: str) -> Made:
     """Give a key a new text; the former one works no more. Visitors keep their tokens.
 
     Raises:
@@ -146,12 +140,12 @@ async def rotate_key(services: Services, principal: Principal, key_id: str) -> M
         text = make_text(key.prefix)
         return replace(key, sha256=hash_of(text))
 
-    key = await _change(services, principal, key_id, "api_key_rotated", rotate)
+    key = await _change(keys, principal, key_id, rotate)
     return Made(key, text)
 
 
 async def change_origins(
-    services: Services, principal: Principal, key_id: str, *, add: Sequence[str], remove: Sequence[str]
+    keys: Keys, principal: Principal, key_id: str, *, add: Sequence[str], remove: Sequence[str]
 ) -> ApiKey:
     """Add origins to a key, and take others away; what is there, or is not, already is no error.
 
@@ -170,24 +164,22 @@ async def change_origins(
             raise _bad("add_origins", f"A key has at most {MAX_ORIGINS} origins.")
         return replace(key, origins=origins)
 
-    return await _change(services, principal, key_id, "api_key_origins_changed", change)
+    return await _change(keys, principal, key_id, change)
 
 
 async def _change(
-    services: Services,
+    keys: Keys,
     principal: Principal,
     key_id: str,
-    event: str,
     change: Callable[[ApiKey], ApiKey],
 ) -> ApiKey:
     for _ in range(_TRIES):
-        before = await show_key(services, principal, key_id)
+        before = await show_key(keys, principal, key_id)
         after = change(before)
         if after == before:
             return before
-        if await services.store.change_api_key(before, after):
-            services.credentials.keys.changed(after)
-            _tell(event, principal, after)
+        if await keys.store.change_api_key(before, after):
+            keys.changed(after)
             return after
     raise Refused(ErrorCode.OVERLOADED, "Others change this key at the same time.", retry_after_ms=1000)
 
@@ -212,6 +204,11 @@ def key_view(key: ApiKey) -> dict[str, Any]:
         "created_at": _time(key.created_at),
         "last_used_at": _time(key.last_used_at),
     }
+
+
+def made_view(made: Made) -> dict[str, Any]:
+    """Return a key with its text, for this one time."""
+    return {"key": made.text, **key_view(made.key)}
 
 
 def normal_origins(origins: Sequence[str], field: str = "origins") -> tuple[str, ...]:
@@ -259,7 +256,3 @@ def _must_have(principal: Principal, wanted: Wanted) -> None:
 
 def _bad(field: str, message: str, suggestion: str | None = None) -> Refused:
     return Refused(ErrorCode.BAD_REQUEST, message, field=field, suggestion=suggestion)
-
-
-def _tell(event: str, principal: Principal, key: ApiKey) -> None:
-    _log.info(event, tenant_id=key.tenant_id, key_id=key.key_id, user_id=principal.user_id)
