@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final
 
 import pytest
 import structlog
+import uvloop
 
 from storage.redis import Address, RedisBus
 from storage.redis.commands import QUEUE_MESSAGES
@@ -257,3 +258,19 @@ async def test_a_prefix_keeps_two_houses_apart(redis_server: RedisServer) -> Non
         assert two.heard == []
         await one.bus.close()
         await two.bus.close()
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        test_after_a_restart_all_is_heard_again_and_the_loss_is_told,
+        test_a_redis_that_hangs_is_noticed_without_a_word_and_with_many,
+        test_who_reads_too_slowly_is_cut_off_by_redis_and_comes_back,
+        test_what_waits_while_it_is_away_is_bounded_and_the_newest_survives,
+    ],
+)
+def test_it_is_no_different_on_the_loop_of_the_server(
+    redis_server: RedisServer, scenario: Callable[[RedisServer], Coroutine[None, None, None]]
+) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario(redis_server))

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 import pytest
@@ -111,6 +111,11 @@ class RedisServer:
             yield client
         finally:
             client.close()
+
+    def ask(self, *command: str | int) -> Any:
+        """Send any command and return the reply."""
+        with self.client() as client:
+            return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def kill_clients(self, kind: str) -> int:
         """Cut the connections of a kind, ``pubsub`` or ``normal``; return how many there were."""
