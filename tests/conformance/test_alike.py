@@ -1,4 +1,4 @@
-"""Whatever is asked of them, in whatever order: the three adapters answer alike.
+"""Whatever is asked of them, in whatever order: the adapters answer alike.
 
 A Hypothesis state machine does the same things to all and compares every answer, and in the end all
 that can be read. Several things are asked at once, so that groups form in the SQLite writer; those are of
@@ -6,6 +6,7 @@ different conversations, because their order within one is not promised.
 """
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -16,15 +17,19 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from pymongo import AsyncMongoClient
 
 from storage.base import Commit, CommitOutcome, Expected, Store
 from storage.listing import ACTIVITY_MS, ExecutionFilter
 from storage.memory import MemoryStore
 from storage.models import TOMBSTONE_MS, Conversation, Execution, FlowVersion, Lease, Pending
+from storage.mongo import MongoStore
 from storage.sqlite import SqliteStore
+from tests.support.mongo import database_name, drop, with_database
 from tests.support.records import EPOCH, NOW, conversation, entry, execution, next_commit
 from tests.support.split_store import SplitStore
 
+SCALE = float(os.environ.get("PARLEY_TEST_SCALE", "1"))
 TENANTS = ("t1", "t2")
 IDS = ("a", "b", "c")
 KEYS = tuple(f"k{n}" for n in range(6))
@@ -75,7 +80,12 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
 
 
 class Alike(RuleBasedStateMachine):
-    """The machine; ``_records`` is what the memory store says, from which the next commits are made."""
+    """The machine; ``_records`` is what the memory store says, from which the next commits are made.
+
+    ``mongo``, where it is set, is the URL of a server: then MongoDB is compared with memory alone.
+    """
+
+    mongo: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,11 +103,13 @@ class Alike(RuleBasedStateMachine):
         def clock() -> int:
             return self._now
 
-        self._stores = {
-            "memory": MemoryStore(clock),
-            "split": SplitStore(clock),
-            "sqlite": SqliteStore(Path(self._folder.name) / "parley.db", clock=clock),
-        }
+        self._stores = {"memory": MemoryStore(clock)}
+        if self.mongo is not None:
+            self._url = with_database(self.mongo, database_name())
+            self._stores["mongo"] = MongoStore(self._url, clock=clock)
+        else:
+            self._stores["split"] = SplitStore(clock)
+            self._stores["sqlite"] = SqliteStore(Path(self._folder.name) / "parley.db", clock=clock)
         for store in self._stores.values():
             self._run(store.open())
 
@@ -110,6 +122,8 @@ class Alike(RuleBasedStateMachine):
                 self._run(store.close())
             self._runner.close()
             self._folder.cleanup()
+            if self.mongo is not None:
+                drop(self._url)
 
     def _ask(self, *questions: Callable[[Store], Awaitable[Any]]) -> Any:
         """Ask every store the same things at once; return the answers, which must be equal."""
@@ -118,8 +132,8 @@ class Alike(RuleBasedStateMachine):
             return list(await asyncio.gather(*(question(store) for question in questions)))
 
         answers = {name: self._run(ask(store)) for name, store in self._stores.items()}
-        assert answers["sqlite"] == answers["memory"]
-        assert answers["split"] == answers["memory"]
+        for name, answer in answers.items():
+            assert answer == answers["memory"], name
         return answers["memory"]
 
     def _record(self, place: tuple[str, str]) -> Conversation | None:
@@ -163,8 +177,9 @@ class Alike(RuleBasedStateMachine):
             return
         self._serial += 1
         commit = next_commit(stored, ("step.started",), key=key, commit_id=f"c{self._serial}")
-        for name in ("memory", "sqlite"):
-            assert self._run(self._stores[name].commit(commit)) is CommitOutcome.DUPLICATE
+        for store in self._stores.values():
+            if store.detects_duplicates:
+                assert self._run(store.commit(commit)) is CommitOutcome.DUPLICATE
 
     @rule(place=places, key=keys, wake_at=times, size=st.sampled_from([1, 100_000]))
     def enqueue(self, place: tuple[str, str], key: str, wake_at: int, size: int) -> None:
@@ -209,9 +224,9 @@ class Alike(RuleBasedStateMachine):
     def sweep(self, now: int, limit: int) -> None:
         due = [self._run(store.due(now, limit)) for store in self._stores.values()]
         wakes = [[d.wake_at for d in found] for found in due]
-        assert wakes[0] == wakes[1] == wakes[2] == sorted(wakes[0])
+        assert all(found == sorted(wakes[0]) for found in wakes)
         if len(wakes[0]) < limit:
-            assert sorted(due[0], key=repr) == sorted(due[1], key=repr) == sorted(due[2], key=repr)
+            assert all(sorted(found, key=repr) == sorted(due[0], key=repr) for found in due)
 
     @rule(
         place=places, before=st.none() | st.integers(0, 20), after=st.integers(0, 20), limit=st.integers(1, 5)
@@ -249,11 +264,23 @@ class Alike(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        """The embedded ones void leases; the other is told to, so that they stay comparable."""
+        """The embedded ones void leases; the others are told to, so that they stay comparable."""
         for store in self._stores.values():
             self._run(store.close())
             self._run(store.open())
-        split: SplitStore = self._stores["split"]
+        if "split" in self._stores:
+            self._void_leases_of_split(self._stores["split"])
+        if "mongo" in self._stores:
+            self._run(self._void_leases_of_mongo())
+
+    async def _void_leases_of_mongo(self) -> None:
+        async with AsyncMongoClient[dict[str, Any]](self._url) as client:
+            await client.get_default_database().conversations.update_many(
+                {"lease_owner": {"$exists": True}},
+                {"$unset": {"lease_owner": "", "lease_until": ""}, "$set": {"wake_at": self._now}},
+            )
+
+    def _void_leases_of_split(self, split: SplitStore) -> None:
         for key, document in split._documents.items():
             if document.record.lease is not None:
                 record = replace(document.record, lease=None, wake_at=self._now)
@@ -289,4 +316,13 @@ class Alike(RuleBasedStateMachine):
 def test_the_adapters_answer_alike() -> None:
     run_state_machine_as_test(
         Alike, settings=settings(max_examples=80, stateful_step_count=30, deadline=None)
+    )
+
+
+@pytest.mark.needs("mongo")
+@pytest.mark.timeout(600)
+def test_mongodb_answers_like_memory(mongo_url: str) -> None:
+    run_state_machine_as_test(
+        type("AlikeMongo", (Alike,), {"mongo": mongo_url}),
+        settings=settings(max_examples=max(1, round(8 * SCALE)), stateful_step_count=30, deadline=None),
     )

@@ -149,6 +149,8 @@ WRONG = [
     ("STORE", "sqlite:", "sqlite:FILE"),
     ("STORE", "", "sqlite:FILE"),
     ("WORKERS", "0", "a whole number from 1 to 64"),
+    ("MONGO_POOL", "0", "from 1 to 1000"),
+    ("MONGO_TIMEOUT_MS", "6000", "from 100 to 5000"),
     ("BUS", "kafka://x", "memory:, redis://HOST, rediss://HOST (TLS) or module:factory"),
     ("MONGO_DRIVER", "mongoengine", "pymongo or motor"),
     ("ACTIONS", "my-shop.calendar", "import paths"),
