@@ -19,6 +19,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 
 NODE := $(shell node -e 'process.stdout.write(+process.versions.node.split(".")[0] >= 20 ? "node" : "")' 2>/dev/null)
 NPM := npm --prefix clients --no-update-notifier
+NO_NODE := No Node 20 or newer here, so this leaves out the JavaScript
+JS_BUILT := $(if $(NODE),clients/javascript/dist/.built)
 JS_SOURCES := $(shell find clients/javascript/src -name '*.ts') clients/javascript/tsdown.config.ts
 
 .PHONY: js install run test check format bench lock clean
@@ -29,10 +31,11 @@ install: $(VENV)/.dev
 run: $(VENV)/.runtime
 	@exec $(BIN)/parley dev examples/booking --port $(PORT)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(JS_BUILT)
+	@$(if $(ARGS),:,$(if $(NODE),$(NPM) test --silent,echo "$(NO_NODE) tests"))
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev $(JS_BUILT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -40,6 +43,7 @@ check: $(VENV)/.dev
 	$(BIN)/python -m protocol.schema --check
 	$(BIN)/python clients/python/generate.py --check
 	$(BIN)/python -m docs.generate --check
+	$(if $(NODE),$(NPM) run --silent check,@echo "$(NO_NODE) checks")
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -54,7 +58,8 @@ lock: $(VENV)/.dev
 		--constraint requirements.lock --output-file requirements-dev.lock
 
 js: clients/javascript/dist/.built
-	$(NPM) run check
+	@$(NPM) run --silent check
+	@$(NPM) run --silent package
 
 clean:
 	rm -rf clients/node_modules clients/*/dist

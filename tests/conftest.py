@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import mongo
+from tests.support import javascript, mongo
 from tests.support.mongo import mongo_server, mongo_url, shared_mongo
 from tests.support.redis import redis_server, redis_url, shared_redis
 
@@ -48,6 +48,9 @@ def _any_of(*commands: str) -> Callable[[], bool]:
 
 
 PROGRAMS = {
+    "node": Program(
+        javascript.is_usable, "install Node 20 or newer (apt-get install nodejs npm), then make js"
+    ),
     "strace": Program(_strace_works, "install strace (apt-get install strace) and allow ptrace"),
     "redis": Program(
         lambda: bool(os.environ.get("PARLEY_TEST_REDIS_URL") or shutil.which("redis-server")),

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { FallbackSocket, type SocketClass, type SocketLike } from "#socket";
+import { FallbackSocket } from "#socket";
 import { type Clock, fullJitter, LAST_BACKOFF_MS, Waiter } from "./clock.js";
 import type { Conversation } from "./conversation.js";
 import {
@@ -19,6 +19,7 @@ import type { Outbox } from "./outbox.js";
 import * as protocol from "./protocol.js";
 import type { Raw } from "./records.js";
 import type { Offline, Output, Session } from "./session.js";
+import type { SocketClass, SocketLike } from "./sockets.js";
 import { type Stream, whenAborted } from "./stream.js";
 
 /** A token, or what is called for one at each connect and whenever the server asks for a fresh one. */

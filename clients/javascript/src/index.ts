@@ -7,7 +7,6 @@
  *
  * @module
  */
-export type { SocketClass, SocketLike } from "#socket";
 export type { Clock } from "./clock.js";
 export type { ConnectionEvent, Token } from "./connection.js";
 export {
@@ -43,5 +42,6 @@ export type {
   State,
   Turn,
 } from "./records.js";
+export type { SocketClass, SocketLike } from "./sockets.js";
 export { Stream } from "./stream.js";
 export type * as wire from "./wire.js";

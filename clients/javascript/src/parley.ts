@@ -3,7 +3,6 @@
  *
  * @module
  */
-import type { SocketClass } from "#socket";
 import { type Clock, systemClock } from "./clock.js";
 import { Connection, type ConnectionEvent, type Token } from "./connection.js";
 import {
@@ -29,6 +28,7 @@ import {
 } from "./records.js";
 import { pages, Rest } from "./rest.js";
 import { OUTBOX_LIMIT, Session } from "./session.js";
+import type { SocketClass } from "./sockets.js";
 import { Stream } from "./stream.js";
 
 const EVENT_BUFFER = 1000;

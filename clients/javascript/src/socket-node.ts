@@ -10,9 +10,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { type ClientRequest, request as insecure } from "node:http";
 import { request as secure } from "node:https";
 import type { Duplex } from "node:stream";
-import type { SocketClass, SocketLike } from "./socket.js";
-
-export type { SocketClass, SocketLike };
+import type { SocketClass, SocketLike } from "./sockets.js";
 
 /** The server keeps to 512 KiB; twice that, so that a bound moved there does not break this client. */
 const MAX_MESSAGE_BYTES = 1024 * 1024;
