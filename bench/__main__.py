@@ -12,12 +12,28 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from bench import measures, report
+from bench import cluster, measures, report
 from bench.deadlines import deadlines
+from bench.growth import growth
 from bench.measures import Plan, Row
 from bench.servers import pin_load
 
-PROGRAMS = ("echo", "socketio", "langgraph", "turns", "latency", "handshakes", "memory", "start", "deadlines")
+PROGRAMS = (
+    "echo",
+    "socketio",
+    "langgraph",
+    "turns",
+    "latency",
+    "handshakes",
+    "memory",
+    "start",
+    "deadlines",
+    "growth",
+    "fanout",
+    "mongodb",
+    "instances",
+)
+CLUSTER = {"fanout": cluster.deliveries, "mongodb": cluster.mongodb, "instances": cluster.instances}
 OPTIONAL_PEERS = {"socketio": "socketio", "langgraph": "langgraph.checkpoint.sqlite"}
 
 
@@ -45,7 +61,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=sys.modules["bench"].__doc__)
     parser.add_argument("--only", action="append", choices=PROGRAMS, metavar="NAME", help=", ".join(PROGRAMS))
-    parser.add_argument("--short", action="store_true", help="under a minute: that it works, little more")
+    parser.add_argument("--short", action="store_true", help="two minutes: that it works, little more")
     parser.add_argument("--rounds", type=int, help="instead of 5 (short: 2)")
     parser.add_argument("--readme", action="store_true", help="put the figures into README.md")
     parser.add_argument("--directory", type=Path, help="where databases go; must be on a real disk")
@@ -72,6 +88,17 @@ async def _measure(plan: Plan, only: list[str], console: Console) -> list[Row]:
     if "deadlines" in only:
         console.print("Deadlines ...")
         rows += await deadlines(plan)
+    if "growth" in only:
+        console.print("Growth ...")
+        rows += await growth(plan)
+    for name, measure in CLUSTER.items():
+        if name not in only:
+            continue
+        if (program := cluster.missing()) is not None:
+            console.print(f"Without {name}, which needs {program}.")
+            continue
+        console.print(f"{name.capitalize()} ...")
+        rows += await measure(plan)
     return rows
 
 

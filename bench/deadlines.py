@@ -8,8 +8,8 @@ Each round has a time of its own, and the live turns without are measured right 
 import asyncio
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -53,7 +53,6 @@ async def deadlines(plan: Plan) -> list[Row]:
     with Server("parley", plan.directory) as empty:
         empty_bytes = empty.rss_bytes()
     folder = plan.directory / "deadlines"
-    folder.mkdir()
     await _make(folder, dues, count)
     with Server("parley", plan.directory, store=folder) as server:
         kib = max(0, server.rss_bytes() - empty_bytes) / 1024 / (count * plan.rounds)
@@ -65,24 +64,33 @@ async def deadlines(plan: Plan) -> list[Row]:
 async def _make(folder: Path, dues: Sequence[int], count: int) -> None:
     """Leave a store in which ``count`` conversations wait for each of these times."""
     now = 0
-    store = SqliteStore(folder / DATABASE, clock=lambda: now)
+    async with engine_on(folder, lambda: now) as engine:
+        for round_number, due in enumerate(dues):
+            now = due - WAIT_MS
+            for start in range(0, count, AT_ONCE):
+                numbers = range(start, min(count, start + AT_ONCE))
+                await asyncio.gather(*(_begin(engine, f"waits-{round_number}-{n}") for n in numbers))
+
+
+@asynccontextmanager
+async def engine_on(folder: Path, clock: Callable[[], int] | None) -> AsyncIterator[Engine]:
+    """Run an engine in this process, with the benchmarks' flows, on a new store in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    store = SqliteStore(folder / DATABASE, clock=clock)
     await store.open()
-    catalog = Catalog(store)
-    await catalog.load_folder(FLOWS)
-    engine = Engine(
-        store=store,
-        clock=StoreClock(store),
-        catalog=catalog,
-        actions=Actions({}),
-        publish=lambda publication: None,
-        sole_writer=True,
-    )
-    for round_number, due in enumerate(dues):
-        now = due - WAIT_MS
-        for start in range(0, count, AT_ONCE):
-            numbers = range(start, min(count, start + AT_ONCE))
-            await asyncio.gather(*(_begin(engine, f"waits-{round_number}-{n}") for n in numbers))
-    await store.close()
+    try:
+        catalog = Catalog(store)
+        await catalog.load_folder(FLOWS)
+        yield Engine(
+            store=store,
+            clock=StoreClock(store),
+            catalog=catalog,
+            actions=Actions({}),
+            publish=lambda publication: None,
+            sole_writer=True,
+        )
+    finally:
+        await store.close()
 
 
 async def _begin(engine: Engine, conversation_id: str) -> None:

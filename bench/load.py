@@ -23,12 +23,12 @@ class Round(NamedTuple):
 
 
 class Load:
-    """A number of clients of one server, each with one message under way at a time."""
+    """Clients of one server, numbered from ``first``, each with one message under way at a time."""
 
-    def __init__(self, server: Server, connections: int) -> None:
+    def __init__(self, server: Server, connections: int, *, first: int = 0) -> None:
         self._talker = TALKERS[server.name]
         self._server = server
-        self._connections = connections
+        self._numbers = range(first, first + connections)
         self._talkers: list[Talker] = []
         self.latencies: list[float] = []
         self.is_running = False
@@ -36,7 +36,7 @@ class Load:
     async def open(self) -> "Load":
         """Connect all clients and bring each to the point where it may speak."""
         url = f"ws://127.0.0.1:{self._server.port}{self._talker.path}"
-        for number in range(self._connections):
+        for number in self._numbers:
             talker = await self._connect(number, url)
             await asyncio.wait_for(talker.ready.wait(), READY_SECONDS)
             talker.check()

@@ -1,6 +1,7 @@
 """What is measured: each function takes rounds and returns rows for the table."""
 
 import asyncio
+import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -122,8 +123,12 @@ def _throughput_row(name: str, rounds: list[Round]) -> Row:
 
 
 def by_round(ours: list[float], theirs: list[float]) -> float:
-    """Return the median of the ratios of the rounds."""
-    return median(mine / other for mine, other in zip(ours, theirs, strict=True))
+    """Return the median of the ratios of the rounds; a round in which they got nothing done counts as endless.
+
+    That happens in the short rounds of a machine that is busy with something else.
+    """
+    pairs = zip(ours, theirs, strict=True)
+    return median(mine / other if other else math.inf for mine, other in pairs)
 
 
 async def latency(plan: Plan) -> list[Row]:

@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import jwt
@@ -22,6 +23,7 @@ PEERS: Final = {
     "bare": "bare_socket",
     "echo": "typed_echo",
     "socketio": "socketio_echo",
+    "socketio-fanout": "socketio_fanout",
     "langgraph": "langgraph_turns",
 }
 DATABASE: Final = "parley.db"
@@ -41,13 +43,14 @@ def pin_load() -> None:
         os.sched_setaffinity(0, {LOAD_CORE})
 
 
-def token(user_id: str) -> str:
-    """Return a token of one user that outlives the run."""
+def token(user_id: str, *, scope: str = "") -> str:
+    """Return a token of one user, with scopes or without, that outlives the run."""
     now = int(time.time())
     claims = {
         "sub": user_id,
         "tenant_id": "bench",
         "role": "user",
+        "scope": scope,
         "iss": "parley",
         "aud": "parley",
         "iat": now,
@@ -57,15 +60,31 @@ def token(user_id: str) -> str:
 
 
 class Server:
-    """A running server; ``name`` is a peer's or ``parley``; ``store`` the folder of a database that is there.
+    """A running server.
+
+    Args:
+        name: a peer's, or ``parley``.
+        directory: where it may keep files.
+        store: the folder of a database that is there.
+        environment: further settings.
+        core: where it runs; None: wherever there is room.
 
     Attributes:
         port: where it listens on loopback.
         seconds_to_ready: from the start of the process to the first answered request.
     """
 
-    def __init__(self, name: str, directory: Path, *, store: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        *,
+        store: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        core: int | None = SERVER_CORE,
+    ) -> None:
         self.name = name
+        self._extra = environment
         self.port = _free_port()
         self._directory = store or directory / f"{name}-{self.port}"
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -77,7 +96,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            preexec_fn=_pin_server if can_pin() else None,
+            preexec_fn=pinned(core),
         )
         self._wait_until_ready(began)
         self.seconds_to_ready = time.perf_counter() - began
@@ -90,8 +109,9 @@ class Server:
     def _environment(self) -> Mapping[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("PARLEY_")}
         if self.name != "parley":
-            return inherited
-        return inherited | {
+            return {**inherited, **self._extra}
+        return {
+            **inherited,
             "PARLEY_PORT": str(self.port),
             "PARLEY_STORE": f"sqlite:{self._directory / DATABASE}",
             "PARLEY_FLOWS": str(FLOWS),
@@ -100,6 +120,7 @@ class Server:
             "PARLEY_FRAMES_PER_SECOND": "100000",
             "PARLEY_LIMITS": "off",
             "PARLEY_LOG_LEVEL": "warning",
+            **self._extra,
         }
 
     def _wait_until_ready(self, began: float) -> None:
@@ -150,8 +171,10 @@ class Server:
         self.stop()
 
 
-def _pin_server() -> None:
-    os.sched_setaffinity(0, {SERVER_CORE})
+def pinned(core: int | None) -> Callable[[], None] | None:
+    """Return what puts a new process on a core (None: on either), where that can be done."""
+    cores = {SERVER_CORE, LOAD_CORE} if core is None else {core}
+    return partial(os.sched_setaffinity, 0, cores) if can_pin() else None
 
 
 def _free_port() -> int:

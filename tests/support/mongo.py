@@ -69,12 +69,14 @@ class MongoServer:
         folder: where its file lies.
         version: the major version that it claims to be.
         wire: the wire version that it claims.
+        fast: for benchmarks: worth a slower start and more processor time at first.
     """
 
-    def __init__(self, folder: Path, *, version: int = 6, wire: int = 17) -> None:
+    def __init__(self, folder: Path, *, version: int = 6, wire: int = 17, fast: bool = False) -> None:
         self.folder = folder
         self.port = free_port()
         self._claims = (str(version), str(wire))
+        self._tuned = [] if fast else ["-XX:TieredStopAtLevel=1"]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,7 +88,7 @@ class MongoServer:
         """Start it and return once it answers."""
         file = str(self.folder / "mongo.mv")
         # SerialGC and few threads: the machine is the tests', too.
-        java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", build()]
+        java = ["java", "-Xmx512m", "-XX:+UseSerialGC", *self._tuned, "-cp", build()]
         self._process = subprocess.Popen(
             [*java, "TestMongoServer", file, str(self.port), *self._claims],
             stdout=subprocess.PIPE,
