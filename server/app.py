@@ -65,8 +65,10 @@ from storage.open import MongoSettings, open_bus, open_shared, open_store
 
 GRACEFUL_S: Final = 2
 """What uvicorn may still take after the drain."""
-PATIENCE_S: Final = 4.5
+PATIENCE_S: Final = 4.8
 """With a store over the network: after so long a command's sender is told that it is away."""
+BESIDE_S: Final = 0.3
+"""But never before the store's own time-out, and so much beside it."""
 CLOSE_S: Final = 2.0
 """How long bus and store may take to be closed: a process that is told to go does not wait for others."""
 BACKLOG: Final = 2048
@@ -135,7 +137,7 @@ class Application:
                 # A process that is started anew under the same name does not hold the former's leases.
                 instance_id=f"{self.instance_id}.{secrets.token_hex(4)}",
                 session_ms=round(settings.session_hours * HOUR_MS),
-                patience_s=None if store.embedded else PATIENCE_S,
+                patience_s=None if store.embedded else _patience_s(settings),
             ),
             sole_writer=store.embedded,
         )
@@ -519,6 +521,10 @@ async def serve(
         if listener is not None:
             listener.close()
     return 0
+
+
+def _patience_s(settings: Settings) -> float:
+    return max(PATIENCE_S, settings.mongo_timeout_ms / 1000 + BESIDE_S)
 
 
 def _calm_the_collector() -> None:

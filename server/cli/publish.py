@@ -1,6 +1,5 @@
 """``parley publish``."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +10,12 @@ from server.cli.errors import CANNOT_START, FAILED, OK, USAGE, CliError
 from server.cli.options import with_project
 from server.cli.project import Project
 from server.cli.serving import check_flows_folder
+from server.cli.stores import with_store
 from server.settings import Settings
 
 if TYPE_CHECKING:
     from server.engine.releases import Release
+    from storage.base import Store
 
 
 @click.command()
@@ -49,17 +50,18 @@ def _release(project: Project, settings: Settings) -> "Release":
     from server.engine.actions import Actions, ActionsInvalid
     from server.engine.catalog import Catalog
     from server.engine.releases import Releases
-    from storage.base import StorageError
-    from storage.open import open_bus, open_store
+    from storage.open import open_bus
 
     project.import_actions_from()
-
-    async def work() -> "Release":
+    try:
         actions = Actions.load(settings.actions).names
-        store, bus = open_store(settings.store), open_bus(settings.bus)
+    except ActionsInvalid as error:
+        raise CliError(f"the actions cannot be loaded: {error}", CANNOT_START) from None
+
+    async def work(store: "Store") -> "Release":
+        bus = open_bus(settings.bus)
+        await bus.open()
         try:
-            await store.open()
-            await bus.open()
             releases = Releases(
                 store, Catalog(store, actions), actions, lambda: bus.publish(FLOWS_CHANNEL, flows_payload())
             )
@@ -69,15 +71,9 @@ def _release(project: Project, settings: Settings) -> "Release":
                 told = "".join(f"\n  {problem}" for problem in wrong) or " there are none."
                 raise CliError(f"nothing was published; mend the flows:{told}", FAILED)
             newest = await releases.newest()
-            assert newest is not None
-            return newest
         finally:
             await bus.close()
-            await store.close()
+        assert newest is not None
+        return newest
 
-    try:
-        return asyncio.run(work())
-    except ActionsInvalid as error:
-        raise CliError(f"the actions cannot be loaded: {error}", CANNOT_START) from None
-    except StorageError as error:
-        raise CliError(f"{error}.", CANNOT_START) from None
+    return with_store(settings, work)

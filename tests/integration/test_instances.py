@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from server.handlers.conversations import LOOK_S
-from tests.support.cluster import Instance, cluster
+from tests.support.cluster import Instance, Services, cluster
 from tests.support.gate import Gate, gate_named, gates
 from tests.support.rest import ask, call, streamed
 from tests.support.server import FLOW, Client, token
@@ -37,6 +37,15 @@ OPERATOR = token("op", role="operator")
 SETTINGS: dict[str, Any] = {"flows": FLOWS, "actions": ("tests.support.gate",)}
 
 
+@pytest.fixture(params=["memory", pytest.param("services", marks=pytest.mark.needs("mongo", "redis"))])
+def joined(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What joins the instances: memory that is shared inside the process, then MongoDB and Redis."""
+    if request.param == "memory":
+        return SETTINGS
+    urls = Services(request.getfixturevalue("mongo_url"), request.getfixturevalue("redis_url"))
+    return {**SETTINGS, "services": urls}
+
+
 @pytest.fixture(autouse=True)
 def open_gates() -> Any:
     gates.clear()
@@ -64,8 +73,10 @@ async def slow_turn(
     return ack, gate
 
 
-async def test_two_devices_on_two_instances_see_the_same_events_in_the_same_order(tmp_path: Path) -> None:
-    async with cluster(tmp_path, **SETTINGS) as (one, two):
+async def test_two_devices_on_two_instances_see_the_same_events_in_the_same_order(
+    tmp_path: Path, joined: dict[str, Any]
+) -> None:
+    async with cluster(tmp_path, **joined) as (one, two):
         here = await one.connect(conversation_id="c1")
         there = await two.connect(conversation_id="c1")
         for client, text in ((here, "hi"), (there, "Ada"), (here, "red")):
@@ -76,8 +87,8 @@ async def test_two_devices_on_two_instances_see_the_same_events_in_the_same_orde
         assert events[0] == events[1]
 
 
-async def test_a_client_resumes_on_another_instance(tmp_path: Path) -> None:
-    async with cluster(tmp_path, **SETTINGS) as (one, two):
+async def test_a_client_resumes_on_another_instance(tmp_path: Path, joined: dict[str, Any]) -> None:
+    async with cluster(tmp_path, **joined) as (one, two):
         first = await one.connect(conversation_id="c1")
         ack = await first.say("c1", "hi")
         await offsets(first, ack["offset"])
@@ -90,8 +101,10 @@ async def test_a_client_resumes_on_another_instance(tmp_path: Path) -> None:
         assert (await offsets(again, later["offset"]))[0] > ack["offset"]
 
 
-async def test_a_command_to_what_another_instance_owns_waits_and_is_run_there(tmp_path: Path) -> None:
-    async with cluster(tmp_path, **SETTINGS) as (one, two):
+async def test_a_command_to_what_another_instance_owns_waits_and_is_run_there(
+    tmp_path: Path, joined: dict[str, Any]
+) -> None:
+    async with cluster(tmp_path, **joined) as (one, two):
         here, there = await one.connect(conversation_id="c1"), await two.connect(conversation_id="c1")
         _, gate = await slow_turn(here)
         queued = await there.say("c1", "hello", idempotency_key="second-0001", flow_id="greet")
@@ -107,8 +120,10 @@ async def test_a_command_to_what_another_instance_owns_waits_and_is_run_there(tm
 
 
 @pytest.mark.parametrize("kind", ["cancel", "reset", "interrupt", "delete"])
-async def test_what_runs_elsewhere_is_pre_empted_at_once(tmp_path: Path, kind: str) -> None:
-    async with cluster(tmp_path, **SETTINGS) as (one, two):
+async def test_what_runs_elsewhere_is_pre_empted_at_once(
+    tmp_path: Path, joined: dict[str, Any], kind: str
+) -> None:
+    async with cluster(tmp_path, **joined) as (one, two):
         here, there = await one.connect(conversation_id="c1"), await two.connect(conversation_id="c1")
         ack, gate = await slow_turn(here)
         match kind:
@@ -135,8 +150,10 @@ async def test_without_the_bus_a_wish_to_interrupt_is_found_all_the_same(tmp_pat
         await asyncio.wait_for(gate.left.wait(), 9)
 
 
-async def test_a_rest_call_hears_at_once_that_another_instance_has_ended_its_turn(tmp_path: Path) -> None:
-    async with cluster(tmp_path, **SETTINGS) as (one, two):
+async def test_a_rest_call_hears_at_once_that_another_instance_has_ended_its_turn(
+    tmp_path: Path, joined: dict[str, Any]
+) -> None:
+    async with cluster(tmp_path, **joined) as (one, two):
         here = await one.connect()
         _, gate = await slow_turn(here)
         body = {"content": {"type": "text", "text": "hello"}, "flow_id": "greet"}
@@ -148,10 +165,12 @@ async def test_a_rest_call_hears_at_once_that_another_instance_has_ended_its_tur
         assert (answer.status, answer.json["success"]) == (200, True)
 
 
-async def test_an_inbox_hears_at_once_of_what_another_instance_did(tmp_path: Path) -> None:
+async def test_an_inbox_hears_at_once_of_what_another_instance_did(
+    tmp_path: Path, joined: dict[str, Any]
+) -> None:
     service = token("svc", role="service")
     async with (
-        cluster(tmp_path, **SETTINGS) as (one, two),
+        cluster(tmp_path, **joined) as (one, two),
         streamed(two, "/inbox", who=OPERATOR) as inbox,
     ):
         assert (await inbox.next()).name == "ready"
@@ -204,8 +223,10 @@ async def test_without_the_store_nothing_is_acknowledged_and_sockets_stay(tmp_pa
         assert (await readiness(one))[:2] == (200, "ok")
 
 
-async def test_an_instance_that_goes_away_hands_its_work_over_at_once(tmp_path: Path) -> None:
-    async with cluster(tmp_path, **SETTINGS) as (one, two):
+async def test_an_instance_that_goes_away_hands_its_work_over_at_once(
+    tmp_path: Path, joined: dict[str, Any]
+) -> None:
+    async with cluster(tmp_path, **joined) as (one, two):
         here, there = await one.connect(conversation_id="c1"), await two.connect(conversation_id="c1")
         _, gate = await slow_turn(here)
         await one.application.drain.run(0)
@@ -234,8 +255,8 @@ async def test_an_instance_that_goes_away_refuses_new_commands_for_the_moment(tm
         assert (await elsewhere.say("c1", "hi"))["type"] == "ack"
 
 
-async def test_what_one_instance_publishes_all_start(tmp_path: Path) -> None:
-    async with cluster(tmp_path, **SETTINGS) as (one, two):
+async def test_what_one_instance_publishes_all_start(tmp_path: Path, joined: dict[str, Any]) -> None:
+    async with cluster(tmp_path, **joined) as (one, two):
         there = await two.connect()
         news = 'flow: news\nsteps:\n  - {id: say, say: "New."}\n  - {id: end, end: completed}\n'
         (tmp_path / "flows" / "news.yaml").write_text(news)

@@ -7,11 +7,13 @@ the bus is the in-process one with a plug. Real sockets, real time.
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from storage.base import BusHealth, Store, StoreUnavailable
 from storage.memory.bus import BusHub, MemoryBus
+from storage.open import open_bus, open_store
 from tests.support.server import RunningServer, running_server
 from tests.support.split_store import SplitStore
 
@@ -94,17 +96,25 @@ class Instance(RunningServer):
     bus: PluggedBus
 
 
+@dataclass(frozen=True)
+class Services:
+    """URLs of a real store and a real bus, instead of those that a test can take away."""
+
+    store: str
+    bus: str
+
+
 @contextlib.asynccontextmanager
 async def cluster(
     folder: Path,
     count: int = 2,
     *,
     flows: Mapping[str, str] | None = None,
-    store: Store | None = None,
+    services: Services | None = None,
     **settings: Any,
 ) -> AsyncIterator[list[Instance]]:
     """Run ``count`` instances until the block ends; they are named ``i1``, ``i2`` and so on."""
-    shared, hub = store or SplitStore(wall_ms), BusHub()
+    shared, hub = SplitStore(wall_ms), BusHub()
     async with contextlib.AsyncExitStack() as stack:
         running: list[Instance] = []
         for number in range(1, count + 1):
@@ -113,8 +123,8 @@ async def cluster(
                 running_server(
                     folder,
                     flows=flows,
-                    store=cast(Store, connection),
-                    bus=bus,
+                    store=open_store(services.store) if services else cast(Store, connection),
+                    bus=open_bus(services.bus) if services else bus,
                     instance_id=f"i{number}",
                     **settings,
                 )
@@ -136,4 +146,4 @@ def own_bus() -> PluggedBus:
     return PluggedBus(BusHub())
 
 
-__all__ = ["Connection", "Instance", "PluggedBus", "cluster", "own_bus", "own_store", "wall_ms"]
+__all__ = ["Connection", "Instance", "PluggedBus", "Services", "cluster", "own_bus", "own_store", "wall_ms"]
