@@ -94,7 +94,7 @@ def run_server(
         from server.app import serve
         from server.engine.actions import ActionsInvalid
         from server.engine.flow.model import FlowInvalid
-        from storage.base import StorageError
+        from storage.base import StorageError, StoreUnavailable
 
     settings = _named(settings)
     _configure_logging(settings, dev=dev)
@@ -102,6 +102,10 @@ def run_server(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve(settings, dev=dev, on_ready=on_ready, place=place))
+    except StoreUnavailable as error:
+        hint = ": see that it runs, and that PARLEY_STORE names it; `parley doctor` looks closer"
+        is_remote = settings.store.startswith("mongodb")
+        raise CliError(f"{error}{hint if is_remote else ''}.", CANNOT_START) from None
     except StorageError as error:
         raise CliError(f"{error}.", CANNOT_START) from None
     except ActionsInvalid as error:

@@ -22,7 +22,7 @@ class Backlog:
     """
 
     def __init__(self, *, scattered: bool) -> None:
-        self._scattered: Final = scattered
+        self.scattered: Final = scattered
         self._queues: dict[str, deque[Key]] = {}
         self._turns: deque[str] = deque()
 
@@ -41,7 +41,7 @@ class Backlog:
 
     def scatter(self) -> None:
         """Go on at a random place of each tenant's, where others hold the same list."""
-        if self._scattered:
+        if self.scattered:
             random.shuffle(self._turns)
             for queue in self._queues.values():
                 queue.rotate(random.randrange(len(queue)))  # noqa: S311 - no secret

@@ -33,6 +33,8 @@ CATCH_UP_SECONDS: Final = 0.05
 OVERTAKEN_MOST: Final = 8
 """After so many that others had seen to, an instance goes on somewhere else in its backlog."""
 GIVE_WAY_SECONDS: Final = 0.05
+ENDGAME: Final = 8
+"""Where others sweep, too, at most such a part of what is left is worked on at a time."""
 SOONEST_MS: Final = 20
 """Looks are at least so far apart."""
 SET_ASIDE_MS: Final = 60_000
@@ -197,19 +199,25 @@ class Sweeper:
         rest = self._pace.rest_seconds(began, len(batch), self._engine.live_commits)
         if rest:
             await asyncio.sleep(rest)  # the processor's time, not the store's
-        while len(self._in_hand) > IN_HAND - BATCH:
+        while len(self._in_hand) > self._most_in_hand() - BATCH:
             await self._finish_some()
 
+    def _most_in_hand(self) -> int:
+        """Where others sweep, too: the less is left, the less is taken at a time, or all take the same."""
+        if not self._backlog.scattered:
+            return IN_HAND
+        return max(BATCH, min(IN_HAND, len(self._backlog) // ENDGAME))
+
     async def _give_way(self) -> None:
-        """Where others were first, go on at another place of the backlog, a moment later.
+        """Where others were first, look anew and go on at another place, a moment later.
 
         Who goes through what another has done is faster than that one, catches it up, and would then race it
         for each conversation.
         """
         if self._engine.overtaken - self._overtaken < OVERTAKEN_MOST:
             return
-        self._backlog.scatter()
         await asyncio.sleep(random.uniform(0, GIVE_WAY_SECONDS))  # noqa: S311 - no secret
+        await self._look()
         self._overtaken = self._engine.overtaken
 
     async def _wake(self, batch: list[Key]) -> None:
