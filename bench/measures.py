@@ -123,7 +123,7 @@ def _throughput_row(name: str, rounds: list[Round]) -> Row:
 
 
 def by_round(ours: list[float], theirs: list[float]) -> float:
-    """Return the median of the ratios of the rounds; a round in which they got nothing done counts as endless.
+    """Return the median of the ratios of the rounds; one in which they got nothing done counts as endless.
 
     That happens in the short rounds of a machine that is busy with something else.
     """
