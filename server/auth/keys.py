@@ -78,10 +78,12 @@ class Keys:
     Args:
         store: where they are kept.
         bus: the way to other instances; None where there are none.
+        look_s: how often what live connections rest on is looked up.
     """
 
-    def __init__(self, store: KeyStore, bus: EventBus | None = None) -> None:
+    def __init__(self, store: KeyStore, bus: EventBus | None = None, *, look_s: float = LOOK_S) -> None:
         self.store = store
+        self._look_s = look_s
         self._bus = bus
         self._known: OrderedDict[Place, tuple[ApiKey, TimeMs]] = OrderedDict()
         self._places: dict[str, Place] = {}
@@ -114,7 +116,7 @@ class Keys:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(self._look_s):
                     await self._wake.wait()
             self._wake.clear()
             try:

@@ -8,24 +8,10 @@ import pytest
 
 from storage.base import StorageError, Store
 from storage.models import ApiKey, KeyPlace
-from tests.support.records import NOW, TENANT
+from tests.support.records import NOW, TENANT, api_key
 
 SHOP = "https://shop.example"
 OTHER_TENANT = "t2"
-
-
-def a_key(key_id: str = "k1", tenant_id: str = TENANT, **changes: Any) -> ApiKey:
-    plain = ApiKey(
-        key_id,
-        tenant_id,
-        "pk_",
-        f"hash of {tenant_id} {key_id}",
-        "Shop",
-        origins=(SHOP,),
-        created_by="u",
-        created_at=NOW,
-    )
-    return replace(plain, **changes)
 
 
 async def test_a_key_is_kept_as_it_was_given(store: Store) -> None:
@@ -41,31 +27,31 @@ async def test_a_key_is_kept_as_it_was_given(store: Store) -> None:
 
 
 async def test_an_id_and_a_hash_are_taken_once(store: Store) -> None:
-    first = a_key()
+    first = api_key()
     assert await store.create_api_key(first)
-    assert not await store.create_api_key(a_key(sha256="another"))
-    assert not await store.create_api_key(a_key("k2", OTHER_TENANT, sha256=first.sha256))
+    assert not await store.create_api_key(api_key(sha256="another"))
+    assert not await store.create_api_key(api_key("k2", OTHER_TENANT, sha256=first.sha256))
     assert await store.api_keys(TENANT) == [first]
     assert await store.api_keys(OTHER_TENANT) == []
-    assert await store.create_api_key(a_key(tenant_id=OTHER_TENANT))
+    assert await store.create_api_key(api_key(tenant_id=OTHER_TENANT))
 
 
 async def test_of_those_who_make_the_same_key_at_once_one_does(store: Store) -> None:
-    made = await asyncio.gather(*(store.create_api_key(a_key(name=f"{n}")) for n in range(10)))
+    made = await asyncio.gather(*(store.create_api_key(api_key(name=f"{n}")) for n in range(10)))
     assert sum(made) == 1
 
 
 async def test_a_tenant_sees_its_own_keys(store: Store) -> None:
-    await store.create_api_key(a_key("k1"))
-    await store.create_api_key(a_key("k2", OTHER_TENANT))
+    await store.create_api_key(api_key("k1"))
+    await store.create_api_key(api_key("k2", OTHER_TENANT))
     assert [key.key_id for key in await store.api_keys(TENANT)] == ["k1"]
     assert await store.api_keys_by_id([(OTHER_TENANT, "k1"), (TENANT, "k2")]) == {}
-    assert not await store.change_api_key(a_key("k2"), a_key("k2", name="mine"))
+    assert not await store.change_api_key(api_key("k2"), api_key("k2", name="mine"))
 
 
 async def test_keys_come_in_pages_the_newest_first(store: Store) -> None:
     for n in range(7):
-        await store.create_api_key(a_key(f"k{n}", created_at=NOW + n // 2))
+        await store.create_api_key(api_key(f"k{n}", created_at=NOW + n // 2))
     found: list[str] = []
     after: KeyPlace | None = None
     while page := await store.api_keys(TENANT, after=after, limit=3):
@@ -75,7 +61,7 @@ async def test_keys_come_in_pages_the_newest_first(store: Store) -> None:
 
 
 async def test_a_change_replaces_what_may_change(store: Store) -> None:
-    before = a_key()
+    before = api_key()
     await store.create_api_key(before)
     await store.touch_api_keys({(TENANT, "k1"): NOW + 9})
     after = replace(
@@ -90,15 +76,15 @@ async def test_a_change_replaces_what_may_change(store: Store) -> None:
 
 @pytest.mark.parametrize("stale", [{"sha256": "old"}, {"is_active": False}, {"origins": ()}])
 async def test_a_key_that_has_changed_meanwhile_is_not_changed(store: Store, stale: dict[str, Any]) -> None:
-    key = a_key()
+    key = api_key()
     await store.create_api_key(key)
-    assert not await store.change_api_key(a_key(**stale), a_key(name="new"))
-    assert not await store.change_api_key(a_key("missing"), a_key("missing"))
+    assert not await store.change_api_key(api_key(**stale), api_key(name="new"))
+    assert not await store.change_api_key(api_key("missing"), api_key("missing"))
     assert await store.api_keys(TENANT) == [key]
 
 
 async def test_of_two_who_change_a_key_at_once_one_does(store: Store) -> None:
-    key = a_key()
+    key = api_key()
     await store.create_api_key(key)
     changed = await asyncio.gather(
         *(store.change_api_key(key, replace(key, origins=(f"https://{n}.example",))) for n in range(5))
@@ -107,7 +93,7 @@ async def test_of_two_who_change_a_key_at_once_one_does(store: Store) -> None:
 
 
 async def test_a_key_cannot_take_the_hash_of_another(store: Store) -> None:
-    first, second = a_key("k1"), a_key("k2")
+    first, second = api_key("k1"), api_key("k2")
     await store.create_api_key(first)
     await store.create_api_key(second)
     with pytest.raises(StorageError):
@@ -117,17 +103,17 @@ async def test_a_key_cannot_take_the_hash_of_another(store: Store) -> None:
 
 
 async def test_the_time_of_use_only_goes_on(store: Store) -> None:
-    await store.create_api_key(a_key())
+    await store.create_api_key(api_key())
     for at in (NOW + 5, NOW + 3):
         await store.touch_api_keys({(TENANT, "k1"): at, (TENANT, "missing"): at})
     assert (await store.api_keys(TENANT))[0].last_used_at == NOW + 5
 
 
 async def test_an_origin_is_known_where_a_key_that_works_has_it(store: Store) -> None:
-    await store.create_api_key(a_key("good", origins=(SHOP, "https://*.b.example")))
-    await store.create_api_key(a_key("secret", prefix="sk_", origins=("https://secret.example",)))
-    await store.create_api_key(a_key("ended", expires_at=NOW, origins=("https://ended.example",)))
-    revoked = a_key("revoked", origins=("https://revoked.example",))
+    await store.create_api_key(api_key("good", origins=(SHOP, "https://*.b.example")))
+    await store.create_api_key(api_key("secret", prefix="sk_", origins=("https://secret.example",)))
+    await store.create_api_key(api_key("ended", expires_at=NOW, origins=("https://ended.example",)))
+    revoked = api_key("revoked", origins=("https://revoked.example",))
     await store.create_api_key(revoked)
     await store.change_api_key(revoked, replace(revoked, is_active=False))
     assert await store.has_origin([SHOP], NOW)
@@ -140,7 +126,7 @@ async def test_an_origin_is_known_where_a_key_that_works_has_it(store: Store) ->
 
 
 async def test_an_origin_goes_with_its_key(store: Store) -> None:
-    key = a_key()
+    key = api_key()
     await store.create_api_key(key)
     await store.change_api_key(key, replace(key, origins=("https://new.example",)))
     assert not await store.has_origin([SHOP], NOW)

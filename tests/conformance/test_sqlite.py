@@ -30,6 +30,7 @@ from tests.support.records import (
     ID,
     NOW,
     TENANT,
+    api_key,
     committed,
     conversation,
     entry,
@@ -525,6 +526,36 @@ async def test_a_file_of_version_2_is_read(tmp_path: Path, clock: Clock) -> None
     try:
         assert await store.find_execution(TENANT, "x1") == ExecutionPlace(ID, 1)
         (listed,) = await store.executions(TENANT, ExecutionFilter(flow_id="book", project_id="p"))
+        assert listed.record == await store.load(TENANT, ID)
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+async def test_a_file_of_before_there_were_keys_takes_some(
+    tmp_path: Path, clock: Clock, version: int
+) -> None:
+    path = tmp_path / "parley.db"
+    restore(f"version_{version}.sql", path)
+    store = SqliteStore(path, clock=clock)
+    await store.open()
+    try:
+        assert await store.api_keys(TENANT) == []
+        assert await store.create_api_key(api_key())
+        assert await store.has_origin(["https://shop.example"], NOW)
+    finally:
+        await store.close()
+
+
+async def test_a_file_of_version_4_is_read(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "parley.db"
+    restore("version_4.sql", path)
+    store = SqliteStore(path, clock=clock)
+    await store.open()
+    try:
+        assert await store.api_key_by_hash(api_key().sha256) == api_key()
+        assert await store.has_origin(["https://shop.example"], NOW)
+        (listed,) = await store.conversations(TENANT, ExecutionFilter())
         assert listed.record == await store.load(TENANT, ID)
     finally:
         await store.close()

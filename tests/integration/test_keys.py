@@ -11,6 +11,7 @@ import pytest
 from server.auth.tokens import KEY_CLAIM, Trust, issue_token
 from server.auth.visitors import KEY_TTL_S, RENEWABLE_S
 from storage.memory import MemoryStore
+from tests.support.cluster import cluster
 from tests.support.keys import SHOP, make_key, manager, visit, visitor
 from tests.support.rest import Answer, ask, call
 from tests.support.server import SECRET, TENANT, RunningServer, running_server, token
@@ -398,16 +399,38 @@ async def test_a_revoked_key_ends_what_rests_on_it(server: RunningServer) -> Non
     )  # fmt: skip
 
 
-async def test_revocation_reaches_sockets_of_another_instance(tmp_path: Path) -> None:
-    """Nothing tells it but the store, as when a bus has lost the word."""
-    store = MemoryStore()
-    async with running_server(tmp_path, store=store) as one, running_server(tmp_path, store=store) as two:
+@pytest.mark.parametrize("heard", [True, False])
+async def test_revocation_reaches_the_sockets_of_other_instances(tmp_path: Path, heard: bool) -> None:
+    """Also where the bus has lost the word: then the store is looked at, every few seconds."""
+    async with cluster(tmp_path) as (one, two):
         made = await make_key(one)
+        mine = (await visitor(two, made["key"]))["token"]
         live = await two.open(origin=SHOP)
-        await live.ask("hello", token=(await visitor(one, made["key"]))["token"])
+        await live.ask("hello", token=mine)
+        if not heard:
+            two.bus.unplug()
         await call(one, "DELETE", f"/keys/{made['key_id']}", who=manager())
-        await two.application.keys.look()
-        assert (await live.closed())[0] == 4500
+        assert (await live.closed(timeout=10))[0] == 4500
+        assert code(await visit(two, {"key": made["key"]}, origin=None)) == (401, "unauthorized")
+        assert code(await call(two, "GET", "/conversations", who=mine)) == (401, "unauthorized")
+
+
+async def test_without_the_store_pages_of_keys_wait_and_those_that_are_in_stay(tmp_path: Path) -> None:
+    async with cluster(tmp_path, origins=(OTHER,)) as (one, two):
+        made = await make_key(one)
+        live = await one.open(origin=SHOP)
+        await live.ask("hello", token=(await visitor(one, made["key"]))["token"])
+        for instance in (one, two):
+            instance.connection.away = True
+        assert code(await visit(two, {"key": made["key"]})) == (503, "store_unavailable")
+        late = await two.open(origin=SHOP)
+        assert (await late.closed())[0] == 4007
+        listed = await two.open(origin=OTHER)
+        assert (await listed.ask("hello", token=token("u1")))["type"] == "welcome"
+        assert (await live.ask("unsubscribe", conversation_id="c1"))["type"] == "ack"
+        for instance in (one, two):
+            instance.connection.away = False
+        assert (await visit(two, {"key": made["key"]})).status == 201
 
 
 async def test_a_key_that_expires_ends_what_rests_on_it(tmp_path: Path) -> None:

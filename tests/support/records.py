@@ -7,6 +7,7 @@ from typing import Any
 from storage.base import Commit, CommitOutcome, Expected, Store
 from storage.models import (
     TOMBSTONE_MS,
+    ApiKey,
     Attempt,
     Conversation,
     Event,
@@ -25,6 +26,21 @@ from storage.models import (
 
 NOW = 1_800_000_000_000
 TENANT, ID, EPOCH = "t", "c", "e1"
+
+
+def api_key(key_id: str = "k1", tenant_id: str = TENANT, **fields: Any) -> ApiKey:
+    """Return a publishable key of a shop."""
+    plain = ApiKey(
+        key_id,
+        tenant_id,
+        "pk_",
+        f"hash of {tenant_id} {key_id}",
+        "Shop",
+        origins=("https://shop.example",),
+        created_by="u",
+        created_at=NOW,
+    )
+    return replace(plain, **fields)
 
 
 def conversation(id_: str = ID, tenant_id: str = TENANT, **fields: Any) -> Conversation:

@@ -149,7 +149,7 @@ async def test_a_change_ends_who_rests_on_the_key_and_nobody_else() -> None:
 
 async def test_other_instances_hear_of_a_change() -> None:
     store, hub = CountingStore(), BusHub()
-    here, there = Keys(store, MemoryBus(hub)), Keys(store, MemoryBus(hub))
+    here, there = Keys(store, MemoryBus(hub)), Keys(store, MemoryBus(hub), look_s=3600)
     await here.start()
     await there.start()
     key, text = await a_key(store)
@@ -201,6 +201,36 @@ async def test_a_store_that_is_away_ends_nobody() -> None:
     assert not holder.ended
     store.away = False
     assert await keys.by_text(text) == key
+
+
+async def test_what_is_read_while_a_key_changes_is_not_remembered() -> None:
+    """The answer of before the change must not outlive it."""
+    reading, gate = asyncio.Event(), asyncio.Event()
+
+    class SlowStore(CountingStore):
+        async def api_key_by_hash(self, sha256: str) -> ApiKey | None:
+            found = await super().api_key_by_hash(sha256)
+            reading.set()
+            await gate.wait()
+            return found
+
+        async def has_origin(
+            self, patterns: Sequence[str], now: int, *, tenant_id: str | None = None
+        ) -> bool:
+            found = await super().has_origin(patterns, now, tenant_id=tenant_id)
+            await gate.wait()
+            return found
+
+    store = SlowStore()
+    keys = Keys(store)
+    key, text = await a_key(store)
+    asked = asyncio.gather(keys.by_text(text), keys.name_origin(SHOP))
+    await reading.wait()
+    await change(store, keys, key, is_active=False)
+    gate.set()
+    await asked
+    assert await keys.by_text(text) is None
+    assert not await keys.name_origin(SHOP)
 
 
 async def test_nonsense_on_the_bus_is_passed_over() -> None:
