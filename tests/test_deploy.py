@@ -297,7 +297,7 @@ async def test_the_autoscaler_follows_a_metric_that_the_server_has(tmp_path: Pat
 
 
 def directive(name: str) -> str:
-    [value] = re.findall(rf"^ *{name} ([^;]+);", CONFIGURATION.read_text(), re.MULTILINE)
+    value, *_ = re.findall(rf"^ *{name} ([^;]+);", CONFIGURATION.read_text(), re.MULTILINE)
     return str(value)
 
 

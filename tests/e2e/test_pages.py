@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import ROOT
+from tests.support.mongo import MongoServer
 from tests.support.pages import Reader
+from tests.support.redis import RedisServer
 
 PAGES = [
     ROOT / "README.md",
@@ -16,7 +18,25 @@ PAGES = [
 """What other examples say is done by their own tests: somebody has to decide meanwhile."""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[f"{page.parent.name}/{page.stem}" for page in PAGES])
+SEVERAL = ROOT / "docs/how-to/scale-out.md"
+"""This one finds a MongoDB and a Redis running."""
+
+
+@pytest.mark.needs("mongo", "redis", "nginx")
+def test_the_page_about_several_instances_can_be_followed_to_the_letter(
+    tmp_path: Path, mongo_server: MongoServer, redis_server: RedisServer
+) -> None:
+    services = {"27017": str(mongo_server.port), "6379": str(redis_server.port)}
+    folder = tmp_path / "reader"
+    folder.mkdir()
+    with Reader(folder, services) as reader:
+        assert reader.follow(SEVERAL) > 3
+
+
+ALONE = [page for page in PAGES if page != SEVERAL]
+
+
+@pytest.mark.parametrize("page", ALONE, ids=[f"{page.parent.name}/{page.stem}" for page in ALONE])
 def test_a_page_can_be_followed_to_the_letter(page: Path, tmp_path: Path) -> None:
     with Reader(tmp_path) as reader:
         assert reader.follow(page) > 0

@@ -42,7 +42,6 @@ def balancer(
     The file is the project's own, linked to; beside it, in ``folder``, are those that differ from place to
     place. Another ``configuration`` listens at ``port``.
     """
-    assert NGINX is not None
     place = folder / "nginx"
     place.mkdir()
     (place / "nginx.conf").symlink_to(configuration)
@@ -51,28 +50,37 @@ def balancer(
     lines = [f"server {host}:{port_} max_fails=1 fail_timeout=2s;\n" for host, port_ in addresses]
     (place / "instances.conf").write_text("".join(lines))
     log = place / "nginx.log"
+    arguments = ["-p", str(place), "-c", str(place / "nginx.conf"), "-g", "daemon off;"]
+    with nginx(arguments, place, log) as process:
+        wait_until_it_listens(process, port)
+        yield Balancer(f"http://127.0.0.1:{port}", process, log)
+
+
+@contextlib.contextmanager
+def nginx(
+    arguments: Sequence[str], folder: Path, log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run nginx in the foreground until the block ends; ``arguments`` end with its global directives."""
+    assert NGINX is not None
+    *others, directives = arguments
     # Root's workers would give root up, and with it the way into a temporary folder.
     user = "user root; " if os.getuid() == 0 else ""
-    with log.open("wb") as out:
+    with (log or Path(os.devnull)).open("wb") as out:
         process = subprocess.Popen(
-            [NGINX, "-p", str(place), "-c", str(place / "nginx.conf"), "-g", f"{user}daemon off;"],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
+            [NGINX, *others, user + directives], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )
-    running = Balancer(f"http://127.0.0.1:{port}", process, log)
     try:
-        _wait_until_it_listens(running)
-        yield running
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)
 
 
-def _wait_until_it_listens(running: Balancer) -> None:
+def wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
+    """Return once a connection is taken at ``port``; fail if the process ends or takes too long."""
     end = time.monotonic() + 10
-    while time.monotonic() < end and running.process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(running.address, timeout=1):
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.02)
-    raise AssertionError(f"nginx does not listen:\n{running.text}")
+    raise AssertionError(f"nginx does not listen at {port}, or has ended: {process.poll()}")

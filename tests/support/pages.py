@@ -7,6 +7,7 @@ What a block is, is read from the page itself, so that a page needs no test of i
 - a ``text`` block behind a command is what it shows: those lines in that order, perhaps with others between,
   where ``...`` stands for anything; lines that begin with ``> `` are what a person types;
 - Python that is no file is run as it stands;
+- a block that says what it ``needs`` (```` ```sh needs docker````) is left out: see ``tests/test_docs.py``;
 - ``json`` and files of other programs are checked by ``tests/test_docs.py`` only.
 """
 
@@ -16,33 +17,45 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.balancer import nginx, wait_until_it_listens
 from tests.support.commands import ROOT, Running, environment, free_port
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^```(?P<language>\w*)(?: needs (?P<needs>\w+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 _FILE = re.compile(r"`([\w./-]+\.(?:yaml|py|toml|env|conf|service|timer))`")
 _EXPORT = re.compile(r'export (\w+)="(?:\$\((.*)\)|(.*))"')
-_PORT = "8765"
+_OWN_PORTS = ("8765", "8766", "8767", "8080")
+"""Those that a page takes; a reader has others, and so may the services that it finds running."""
 
 
 class Block(NamedTuple):
-    """A fenced block. ``file`` is what it is the contents of, ``line`` its first line in the page."""
+    """A fenced block.
+
+    Attributes:
+        file: what it is the contents of.
+        line: its first line in the page.
+        needs: what has to be there to do what it says, beside what a test has.
+    """
 
     language: str
     text: str
     file: str | None
     line: int
+    needs: str | None
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
     """Yield the fenced blocks of a page."""
     text, end = page.read_text(encoding="utf-8"), 0
     for match in FENCE.finditer(text):
-        yield Block(match[1], match[2], _named(text[end : match.start()]), text.count("\n", 0, match.end()))
+        line = text.count("\n", 0, match.start("text")) + 1
+        yield Block(match["language"], match["text"], _named(text[end : match.start()]), line, match["needs"])
         end = match.end()
 
 
@@ -55,21 +68,26 @@ def _named(prose: str) -> str | None:
 class Reader:
     """Somebody who does what a page says, in a folder of their own; a context manager.
 
+    Args:
+        services: the ports on which others' services are found, by those that the page names.
+
     Attributes:
-        folder: where it is done. ``examples`` is there, as in a clone.
+        folder: where it is done. ``examples`` and ``deploy`` are there, as in a clone.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, services: Mapping[str, str] | None = None) -> None:
         self.folder = folder
-        self._port = str(free_port())
+        self._ports = {**{port: str(free_port()) for port in _OWN_PORTS}, **(services or {})}
+        self._port = self._ports[_OWN_PORTS[0]]
         self._exported = {"PARLEY_PORT": self._port}
         self._running = ExitStack()
-        self._servers: list[Running] = []
-        shutil.copytree(
-            ROOT / "examples",
-            folder / "examples",
-            ignore=shutil.ignore_patterns("*.db*", ".parley", "__pycache__"),
-        )
+        self._servers: dict[str, Running] = {}
+        for name in ("examples", "deploy"):
+            shutil.copytree(
+                ROOT / name,
+                folder / name,
+                ignore=shutil.ignore_patterns("*.db*", ".parley", "__pycache__", "secret.env"),
+            )
 
     def __enter__(self) -> "Reader":
         return self
@@ -84,6 +102,8 @@ class Reader:
         for number, block in enumerate(blocks):
             following = blocks[number + 1] if number + 1 < len(blocks) else None
             shown = following.text if following and following.language == "text" else None
+            if block.needs is not None:
+                continue
             if block.file is not None:
                 self._write(block.file, block.text)
             elif block.language in {"sh", "console"}:
@@ -95,15 +115,18 @@ class Reader:
             done += 1
         return done
 
+    def _at_our_ports(self, text: str) -> str:
+        return re.sub(rf"\b({'|'.join(self._ports)})\b", lambda found: self._ports[found[1]], text)
+
     def _write(self, name: str, text: str) -> None:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.replace(_PORT, self._port), encoding="utf-8")
+        path.write_text(self._at_our_ports(text), encoding="utf-8")
 
     def _type(self, block: Block, shown: str | None) -> None:
         lines = [line for line in block.text.splitlines() if line.partition("#")[0].strip()]
         for number, line in enumerate(lines):
-            self._command(line.replace(_PORT, self._port), shown if number == len(lines) - 1 else None)
+            self._command(self._at_our_ports(line), shown if number == len(lines) - 1 else None)
 
     def _command(self, line: str, shown: str | None) -> None:
         if export := _EXPORT.fullmatch(line.strip()):
@@ -119,6 +142,9 @@ class Reader:
             case ["parley", "export" | "import", *_]:  # they need the store for themselves
                 self._stop()
                 self._run(words, "")
+            case ["nginx", *_]:
+                process = self._running.enter_context(nginx(words[1:], self.folder))
+                wait_until_it_listens(process, int(self._ports["8080"]))
             case ["make", "run"]:
                 self._start(["dev", "examples/booking"])
             case _:
@@ -135,15 +161,16 @@ class Reader:
                 return self._run(words, "").strip()
 
     def _start(self, arguments: list[str]) -> None:
-        self._stop()  # one at a time, as on one machine with one port
-        self._servers = [self._running.enter_context(Running(arguments, self.folder, self._exported))]
-        self._servers[0].out.wait_for(rf":{self._port}")
+        port = arguments[arguments.index("--port") + 1] if "--port" in arguments else self._port
+        self._stop(port)  # one at a time on one port
+        self._servers[port] = self._running.enter_context(Running(arguments, self.folder, self._exported))
+        self._servers[port].out.wait_for(rf":{port}")
 
-    def _stop(self) -> None:
-        for server in self._servers:
-            server.process.terminate()
-            server.wait()
-        self._servers = []
+    def _stop(self, *ports: str) -> None:
+        for port in ports or tuple(self._servers):
+            if server := self._servers.pop(port, None):
+                server.process.terminate()
+                server.wait()
 
     def _run(self, words: list[str], says: str) -> str:
         programs = {
