@@ -365,6 +365,7 @@ class Application:
             bus, traffic = self._bus, self.hub.traffic
             read("parley_bus_up", "Whether other instances are heard.", "gauge", lambda: bus.health().up)
             read("parley_bus_messages_total", "Messages on the bus.", "counter", traffic, label="direction")
+            read("parley_bus_dropped_total", "Messages never sent.", "counter", lambda: bus.dropped)
         read("parley_outbox_bytes", "Bytes waiting to be sent.", "gauge", self._outbox_bytes)
         read("parley_effects_total", "Side effects run.", "counter", lambda: stats.effects)
         read(

@@ -405,6 +405,10 @@ class EventBus(Protocol):
     def networked(self) -> bool:
         """Whether it reaches other processes."""
 
+    @property
+    def dropped(self) -> int:
+        """How many messages were dropped because too much waited to be sent."""
+
     async def open(self, restored: Callable[[], None] | None = None) -> None:
         """Connect, or go on trying in the background.
 

@@ -50,8 +50,10 @@ def _release(project: Project, settings: Settings) -> "Release":
     from server.engine.actions import Actions, ActionsInvalid
     from server.engine.catalog import Catalog
     from server.engine.releases import Releases
+    from server.telemetry.logs import configure_logging
     from storage.open import open_bus
 
+    configure_logging("warning", "console")
     project.import_actions_from()
     try:
         actions = Actions.load(settings.actions).names

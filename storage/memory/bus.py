@@ -24,6 +24,7 @@ class MemoryBus:
     """
 
     networked: Final = False
+    dropped: Final = 0
 
     def __init__(self, hub: BusHub | None = None) -> None:
         self._hub = hub or BusHub()

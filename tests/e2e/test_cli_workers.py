@@ -1,6 +1,7 @@
 """``serve --workers N``: several processes behind one port, and a parent that keeps them."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parley_client import Parley
 
+from tests.support.commands import parley
 from tests.support.rest import ask
-from tests.support.server import RemoteServer, ServerProcess, free_port, server_process
+from tests.support.server import SECRET, RemoteServer, ServerProcess, free_port, server_process, token
 
 OWN: dict[str, Any] = {
     "PARLEY_STORE": "tests.support.cluster:own_store",
@@ -115,6 +118,40 @@ def test_a_port_that_another_server_has_is_refused(tmp_path: Path) -> None:
         with server_process(other, port=port, **OWN, PARLEY_WORKERS="2", wait_s=0) as second:
             assert second.process.wait(20) == 3
             assert f"port {port} is taken" in log_of(second)
+
+
+def said(url: str, conversation_id: str, text: str, flow_id: str | None = None) -> str:
+    """Say something over a connection of its own; return what was said last."""
+    with Parley(url, token=token()) as parley_:
+        return parley_.conversation(conversation_id).ask(text, flow_id=flow_id).text
+
+
+@pytest.mark.needs("mongo", "redis")
+def test_workers_share_conversations_and_hear_of_published_flows(
+    tmp_path: Path, mongo_url: str, redis_url: str
+) -> None:
+    joined = {"PARLEY_STORE": mongo_url, "PARLEY_BUS": redis_url}
+    env = {**joined, "PARLEY_JWT_SECRET": SECRET}
+    with server_process(tmp_path, **{**OWN, **joined}, PARLEY_WORKERS="2", wait_s=0) as server:
+        eventually(lambda: "Parley serves on" in log_of(server))
+        for text in ("hi", "Ada", "red"):
+            last = said(server.url, "c1", text)  # each time whichever worker the kernel chooses
+        assert last == "Hello Ada, you like red."
+        news = 'flow: news\nsteps:\n  - {id: say, say: "NEWS"}\n  - {id: end, end: completed}\n'
+        (tmp_path / "flows" / "news.yaml").write_text(news)
+        published = parley("publish", ".", "--json", cwd=tmp_path, env=env)
+        assert published.returncode == 0, published.stderr
+        assert json.loads(published.stdout) == {"release": 2, "flows": {"greet": 1, "news": 1}}
+        for number in range(4):
+            assert said(server.url, f"n{number}", "hi", "news") == "NEWS"
+        assert server.terminate() == 0
+
+
+def test_publishing_to_an_embedded_store_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "flows").mkdir()
+    told = parley("publish", ".", cwd=tmp_path)
+    assert told.returncode == 2
+    assert "start it again" in told.stderr
 
 
 @pytest.mark.parametrize(
