@@ -207,7 +207,7 @@ class Settings(BaseModel):
             "Longest that a call to MongoDB waits, all in all; `timeoutMS` in the URL wins.",
             "a whole number from 100 to 5000",
         ),
-    ] = 4_500
+    ] = 3_000
     flows: Annotated[
         Path,
         _about("Folder of the flow files; relative to the project folder.", "the path of a folder"),

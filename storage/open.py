@@ -43,7 +43,7 @@ class MongoSettings:
 
     driver: Literal["pymongo", "motor"] = "pymongo"
     pool: int = 32
-    timeout_ms: int = 4_500
+    timeout_ms: int = 3_000
 
 
 def open_store(

@@ -34,10 +34,12 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "connectTimeoutMS": 3_000,
     "socketTimeoutMS": 5_000,
     "waitQueueTimeoutMS": 3_000,
-    "timeoutMS": 4_500,
+    "timeoutMS": 3_000,
     "appName": "parley",
 }
-"""What holds where the URL says nothing else: no call waits longer than ``timeoutMS``."""
+"""What holds where the URL says nothing else: no call waits longer than ``timeoutMS``, all in all."""
+UNHURRIED: Final[Mapping[str, Any]] = {"timeoutMS": None, "socketTimeoutMS": None}
+"""The options of a client that may take its time: making an index may take minutes."""
 DURABLE: Final = WriteConcern("majority", j=True)
 _AUTHENTICATION: Final = frozenset({13, 18, 8000})
 """Unauthorized, AuthenticationFailed, AtlasError (what Atlas says to wrong credentials)."""
@@ -46,12 +48,18 @@ _AUTHENTICATION: Final = frozenset({13, 18, 8000})
 def connect(url: str, driver: Driver, options: Mapping[str, Any]) -> Any:
     """Return a client, which connects with its first call. ``options`` yield to those of the URL.
 
+    An option that is None is left to the driver.
+
     Raises:
         StoreRefused: the URL is wrong, or weakens what a commit promises; the driver is not installed.
     """
     asked = {name.lower() for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True)}
     _check_promises(url, asked)
-    chosen = {name: value for name, value in {**DEFAULTS, **options}.items() if name.lower() not in asked}
+    chosen = {
+        name: value
+        for name, value in {**DEFAULTS, **options}.items()
+        if name.lower() not in asked and value is not None
+    }
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # an unknown option

@@ -5,6 +5,7 @@ first makes them. On a sharded cluster the hashed shard key is ``{tenant_id: 1, 
 for ``conversations`` and ``events``; every unique index begins with those names.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 
@@ -57,19 +58,20 @@ INDEXES: Final = (
 )
 
 
-async def migrate(database: Any) -> list[str]:
-    """Make the indexes that are missing; return what was made, as ``collection.name``.
-
-    Raises PyMongoError, also where an index of such a name is there with other keys or options.
-    """
-    made: list[str] = []
+async def missing(database: Any) -> list[Index]:
+    """Return the indexes that are not there. Raises PyMongoError."""
     there = {name: await _names(database[name]) for name in dict.fromkeys(i.collection for i in INDEXES)}
-    for index in INDEXES:
-        if index.name in there[index.collection]:
-            continue
+    return [index for index in INDEXES if index.name not in there[index.collection]]
+
+
+async def make(database: Any, indexes: Sequence[Index]) -> list[str]:
+    """Make indexes; return what they are called. That others make them at the same moment does no harm.
+
+    Raises PyMongoError, also where an index of such keys is there with another name or options.
+    """
+    for index in indexes:
         await database[index.collection].create_index(list(index.keys), name=index.name, **index.options)
-        made.append(f"index {index.collection}.{index.name}")
-    return made
+    return [f"index {index.collection}.{index.name}" for index in indexes]
 
 
 async def _names(collection: Any) -> set[str]:

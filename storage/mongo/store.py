@@ -43,10 +43,10 @@ from storage.mongo.documents import (
     places,
     record_of,
 )
-from storage.mongo.driver import Driver, connect, disconnect, durable, reading
+from storage.mongo.driver import UNHURRIED, Driver, connect, disconnect, durable, reading
 from storage.mongo.lanes import Lane
 from storage.mongo.log import Placed
-from storage.mongo.schema import migrate
+from storage.mongo.schema import Index, make, missing
 from storage.mongo.server_info import ServerInfo, inspect, measure, refusal
 from storage.rules import check_commit, stored_batch
 
@@ -117,7 +117,7 @@ class MongoStore:
             if self._clock is not None:
                 await measure(self._client, self._clock.measured)
             database = durable(self._client)
-            self.migrated = await migrate(database)
+            self.migrated = await self._make_indexes(await missing(database))
         except PyMongoError as error:
             await self.close()
             raise refusal(error) from None
@@ -133,6 +133,16 @@ class MongoStore:
         )
         if self._clock is not None:
             self._measuring = asyncio.get_running_loop().create_task(self._measure(self._clock))
+
+    async def _make_indexes(self, indexes: Sequence[Index]) -> list[str]:
+        """Make indexes, over a client that waits for them."""
+        if not indexes:
+            return []
+        client = connect(self._url, self._driver, {**self._options, **UNHURRIED})
+        try:
+            return await make(durable(client), indexes)
+        finally:
+            await disconnect(client)
 
     async def _measure(self, clock: StoreClock) -> None:
         while True:

@@ -15,6 +15,8 @@ from tests.support.records import NOW
 from tests.support.split_store import SplitStore
 
 ADAPTERS = ("memory", "sqlite", "split", pytest.param("mongo", marks=pytest.mark.needs("mongo")))
+MOTOR = pytest.param("motor", marks=pytest.mark.needs("mongo"))
+MOTOR_MODULES = ("test_commits", "test_restore")
 
 
 class Clock:
@@ -32,10 +34,11 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=ADAPTERS)
-def adapter(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for ``adapter`` over each; Motor, which is MongoDB once more, where it matters most."""
+    if "adapter" in metafunc.fixturenames:
+        has_motor = metafunc.module.__name__.rpartition(".")[2] in MOTOR_MODULES
+        metafunc.parametrize("adapter", (*ADAPTERS, *((MOTOR,) if has_motor else ())))
 
 
 @pytest.fixture
@@ -50,6 +53,8 @@ def make_store(
             return partial(SqliteStore, tmp_path / "parley.db", clock=clock)
         case "mongo":
             return partial(MongoStore, request.getfixturevalue("mongo_url"), clock=clock)
+        case "motor":
+            return partial(MongoStore, request.getfixturevalue("mongo_url"), driver="motor", clock=clock)
         case _:
             return partial(SplitStore, clock)
 

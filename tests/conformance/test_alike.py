@@ -324,5 +324,5 @@ def test_the_adapters_answer_alike() -> None:
 def test_mongodb_answers_like_memory(mongo_url: str) -> None:
     run_state_machine_as_test(
         type("AlikeMongo", (Alike,), {"mongo": mongo_url}),
-        settings=settings(max_examples=max(1, round(8 * SCALE)), stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=max(1, round(5 * SCALE)), stateful_step_count=30, deadline=None),
     )
