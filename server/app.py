@@ -120,7 +120,12 @@ class Application:
         if not store.embedded:
             self.releases = Releases(store, self.catalog, actions.names, lambda: self.hub.tell_flows())
         self.hub = Hub(
-            store=store, read=self._read, now_ms=monotonic_ms, bus=bus, elsewhere=self._what_others_say()
+            store=store,
+            read=self._read,
+            now_ms=monotonic_ms,
+            bus=bus,
+            elsewhere=self._what_others_say(),
+            presence=self._shared.presence,
         )
         self.engine = Engine(
             store=store,
@@ -283,6 +288,8 @@ class Application:
                 engine=self.engine,
                 hub=self.hub,
                 store=self.store,
+                presence=self._shared.presence,
+                cache=self._shared.cache,
                 credentials=credentials,
                 wall_s=time.time,
                 limits=codec,

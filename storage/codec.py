@@ -84,7 +84,7 @@ def record_to_json(record: Conversation) -> dict[str, Json]:
         "timezone": record.timezone,
         "slots": record.slots,
         "variables": record.variables,
-        "execution": None if execution is None else _execution_to_json(execution),
+        "execution": None if execution is None else execution_to_json(execution),
         "turn": None if turn is None else _turn_to_json(turn),
         "inbox": [inbox_entry_to_json(entry) for entry in record.inbox],
         "recent": ring_to_json(record.recent),
@@ -126,7 +126,7 @@ def _record_from_v1(d: Mapping[str, Json]) -> Conversation:
         timezone=d["timezone"],
         slots=d["slots"],
         variables=d["variables"],
-        execution=None if execution is None else _execution_from_json(execution),
+        execution=None if execution is None else execution_from_json(execution),
         turn=None if turn is None else _turn_from_json(turn),
         inbox=tuple(inbox_entry_from_json(entry) for entry in d["inbox"]),
         recent=ring_from_json(d["recent"]),
@@ -164,7 +164,8 @@ def inbox_entry_from_json(d: Mapping[str, Json]) -> InboxEntry:
     return InboxEntry(**d)
 
 
-def _execution_to_json(e: Execution) -> dict[str, Json]:
+def execution_to_json(e: Execution) -> dict[str, Json]:
+    """Return an execution as a JSON object."""
     document: dict[str, Json] = {
         "execution_id": e.execution_id,
         "flow_id": e.flow_id,
@@ -208,7 +209,8 @@ def _frame_to_row(f: Frame) -> tuple[Json, ...]:
     return (*row, f.timer_at, f.awaits, f.happened)
 
 
-def _execution_from_json(d: Mapping[str, Json]) -> Execution:
+def execution_from_json(d: Mapping[str, Json]) -> Execution:
+    """Return the execution of a JSON object. Raises KeyError, TypeError where it is none."""
     return Execution(
         execution_id=d["execution_id"],
         flow_id=d["flow_id"],

@@ -45,6 +45,30 @@ A SQLite or memory store serves exactly one instance, so it is refused together 
 |---|---|---|---|
 """
 
+_SETTINGS_REDIS: Final = """\
+
+## Redis
+
+`PARLEY_BUS=redis://[[USER]:PASSWORD@]HOST[:PORT][/DB][?OPTION=VALUE&...]`, or `rediss://` for TLS.
+User and password are percent-encoded. Redis 6.2 or newer, 7.0 for a cluster; it needs no persistence
+and any `maxmemory-policy`, as nothing rests on what it holds: bus, limits, who is connected, a cache.
+
+| option | default | what it is |
+|---|---|---|
+| `prefix` |  | Stands before every key and channel: several installations can share a server. |
+| `cluster` | `auto` | `yes` or `no` where the server does not tell. HOST may be any node. |
+| `ssl_ca_certs` | the system's | File of the CA that the server's certificate must be of. |
+| `ssl_certfile`, `ssl_keyfile`, `ssl_password` |  | The certificate that Parley shows, if one is wanted. |
+| `ssl_check_hostname` | `true` | Whether the certificate must be for HOST. |
+| `ssl_cert_reqs` | `required` | `none` trusts any certificate: only where nobody else can listen. |
+
+A user of its own needs `~parley:* &parley:*` (the prefix in front) and `+@read +@write +@pubsub
++@scripting +@connection +time +info +cluster|slots`. A Redis that cannot be reached, or not yet, does
+not keep an instance from starting: it serves its own connections, `/readyz` says degraded, and it goes
+on trying. Wrong credentials, missing rights, an old version and an untrusted certificate are refused at
+the start.
+"""
+
 _ENV_INTRO: Final = f"""\
 # Copy this to .env, for docker-compose.yml or for a project's own folder, and keep that from others' eyes.
 # Written by `python -m server.cli.reference`. What is commented out shows the default of `parley serve`;
@@ -80,7 +104,7 @@ def settings_page() -> str:
         f"| {_cell(field.description or '')} |"
         for name, field in Settings.model_fields.items()
     ]
-    return _SETTINGS_INTRO + "\n".join(rows) + "\n"
+    return _SETTINGS_INTRO + "\n".join(rows) + "\n" + _SETTINGS_REDIS
 
 
 def cli_page() -> str:

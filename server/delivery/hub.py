@@ -40,7 +40,7 @@ from server.delivery.topic import Arrival, Subscription, Topic, Watcher
 from server.delivery.topics import Topics
 from server.delivery.turns import Turn, TurnFeed
 from server.engine.types import Publication
-from storage.base import ConversationStore, EventBus
+from storage.base import ConversationStore, EventBus, Presence
 from storage.models import Conversation, EventBatch
 
 _log = structlog.get_logger(__name__)
@@ -80,6 +80,7 @@ class Hub:
         now_ms: monotonic milliseconds, the time of ``tick``.
         bus: the way to other instances; None where there are none.
         elsewhere: called with what other instances say.
+        presence: told who watches what here, and tells who does anywhere; None: nobody asks.
     """
 
     def __init__(
@@ -90,10 +91,11 @@ class Hub:
         now_ms: Callable[[], int],
         bus: EventBus | None = None,
         elsewhere: Elsewhere | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self._elsewhere = elsewhere or Elsewhere()
         self._bridge = Bridge(bus, self._receive) if bus is not None else None
-        self._topics = Topics(self._bridge)
+        self._topics = Topics(self._bridge, presence)
         self.inboxes = InboxFeed()
         self.turns = TurnFeed()
         self.catchup = CatchUp(self._topics, store, read, now_ms)

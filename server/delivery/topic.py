@@ -12,6 +12,7 @@ from server.auth.principal import Principal
 from server.delivery.audience import audience_for
 from server.delivery.frames import FRAME_MAX_BYTES, CommitFrames
 from server.delivery.outbox import Outbox
+from storage.base import Presence
 from storage.models import Audience
 
 EARLY_COMMITS: Final = 16
@@ -90,12 +91,14 @@ class Topic:
     there is none, nobody relies on the order, and the topic only notes how far the log has come.
     ``heard`` is the highest offset that any commit spoke of; above ``delivered`` something is missing.
     ``behind`` are those that a frame was too large for; the hub catches them up with a snapshot.
+    ``presence`` is told of everybody who comes and goes.
     """
 
     __slots__ = ("behind", "conversation_id", "delivered", "early", "epoch", "heal_at_ms", "healing", "heard",
-                 "live", "owner", "partials", "subscriptions", "tenant_id")  # fmt: skip
+                 "live", "owner", "partials", "presence", "subscriptions", "tenant_id")  # fmt: skip
 
-    def __init__(self, tenant_id: str, conversation_id: str) -> None:
+    def __init__(self, tenant_id: str, conversation_id: str, presence: Presence | None = None) -> None:
+        self.presence = presence
         self.tenant_id = tenant_id
         self.conversation_id = conversation_id
         self.owner: str | None = None
@@ -118,14 +121,20 @@ class Topic:
         if found is None:
             found = watcher.subscriptions[self.conversation_id] = Subscription(watcher, self)
             self.subscriptions[found] = None
+            if self.presence is not None:
+                self.presence.enter(self.tenant_id, self.conversation_id, watcher.principal.user_id)
         return found
 
     def remove(self, subscription: Subscription) -> None:
         """End a subscription; its client is not told."""
         self.rest(subscription)
         subscription.gone = True
-        self.subscriptions.pop(subscription, None)
-        subscription.watcher.subscriptions.pop(self.conversation_id, None)
+        watcher = subscription.watcher
+        if subscription in self.subscriptions:
+            del self.subscriptions[subscription]
+            if self.presence is not None:
+                self.presence.leave(self.tenant_id, self.conversation_id, watcher.principal.user_id)
+        watcher.subscriptions.pop(self.conversation_id, None)
 
     def living(self) -> list[Subscription]:
         """Return the subscriptions that are delivered to."""

@@ -7,6 +7,7 @@ from protocol.errors import ErrorCode, Refused
 from server.delivery import frames
 from server.delivery.bridge import Bridge, channel_of
 from server.delivery.topic import Subscription, Topic, Watcher
+from storage.base import Presence
 
 WATCHED_MAX: Final = 100
 
@@ -18,10 +19,12 @@ class Topics:
 
     Args:
         bridge: told which channels are wanted; None where there are no other instances.
+        presence: told who watches.
     """
 
-    def __init__(self, bridge: Bridge | None) -> None:
+    def __init__(self, bridge: Bridge | None, presence: Presence | None = None) -> None:
         self._bridge = bridge
+        self._presence = presence
         self._topics: dict[Key, Topic] = {}
 
     def __len__(self) -> int:
@@ -50,7 +53,7 @@ class Topics:
         key = (watcher.principal.tenant_id, conversation_id)
         topic = self._topics.get(key)
         if topic is None:
-            topic = self._topics[key] = Topic(*key)
+            topic = self._topics[key] = Topic(*key, self._presence)
         subscription = topic.add(watcher)
         if self._bridge is not None:
             await self._bridge.listen(channel_of(*key))

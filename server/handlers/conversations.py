@@ -18,6 +18,7 @@ from server.delivery.snapshot import Page, messages_page
 from server.engine.reducer import conversation_not_found
 from server.engine.types import Accepted, Command
 from server.engine.views import current_state, iso, state_view
+from server.handlers import past
 from server.handlers.command import accept, command_of, result_for
 from server.handlers.executions import Origin, Receipt, as_seen, page_of
 from server.handlers.reading import existing
@@ -162,6 +163,19 @@ def _summary(record: Conversation) -> dict[str, Any]:
     }
 
 
+async def show_conversation(services: Services, principal: Principal, conversation_id: str) -> dict[str, Any]:
+    """Return what lists show of a conversation, and who is connected to it. Raises Refused.
+
+    ``presence`` is for those who help; the owner gets null.
+    """
+    record, audience = await existing(services, principal, conversation_id)
+    presence = None
+    if audience != "owner":
+        present = await services.presence.present(principal.tenant_id, conversation_id)
+        presence = [{"user_id": one.user_id, "connections": one.connections} for one in present]
+    return {**_summary(record), "presence": presence}
+
+
 async def show_state(services: Services, principal: Principal, conversation_id: str) -> dict[str, Any]:
     """Return the state record. Raises Refused."""
     record, audience = await existing(services, principal, conversation_id)
@@ -189,3 +203,4 @@ async def delete(services: Services, principal: Principal, conversation_id: str)
     """Delete a conversation with all that was said in it. Raises Refused."""
     if not await services.engine.delete(principal.tenant_id, conversation_id, principal):
         raise conversation_not_found()
+    await past.forget(services, principal.tenant_id, conversation_id)

@@ -14,10 +14,11 @@ from protocol.codec import hash_body
 from protocol.errors import ErrorCode, Refused
 from server.auth.principal import Principal
 from server.delivery.audience import audience_of
-from server.delivery.executions import execution_view, former_execution
+from server.delivery.executions import execution_view
 from server.engine.types import Accepted, Command
 from server.handlers.command import acting_user, require_tenant, result_for
 from server.handlers.ids import new_conversation_id
+from server.handlers.past import past_execution
 from server.handlers.services import Services
 from server.handlers.subscribe import execution_not_found
 from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, deciders_of
@@ -136,8 +137,9 @@ async def show_execution(services: Services, principal: Principal, execution_id:
         raise execution_not_found()
     execution = record.execution
     if execution is None or execution.execution_id != execution_id:
-        after = max(place.first_offset - 1, 0 if audience == "full" else record.reset_offset)
-        execution = await former_execution(services.store, record, execution_id, after=after)
+        before = place.first_offset - 1
+        hidden = audience != "full" and before < record.reset_offset
+        execution = None if hidden else await past_execution(services, record, execution_id, after=before)
     if execution is None:
         raise execution_not_found()
     return execution_view(execution, record, audience)

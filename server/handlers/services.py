@@ -11,7 +11,7 @@ from server.delivery.hub import Hub
 from server.delivery.topic import Watcher
 from server.engine.types import Accepted, Command
 from server.telemetry.metrics import Metrics
-from storage.base import Store
+from storage.base import Cache, Presence, Store
 from storage.models import Conversation
 
 
@@ -58,12 +58,16 @@ class Services:
     Attributes:
         credentials: makes a principal of what a request or a socket brings.
         wall_s: seconds since the epoch, for what tokens say.
+        presence: who is connected to a conversation, on any instance.
+        cache: what all instances may have forgotten at any time.
         limits: what clients may send, as ``welcome`` says it.
     """
 
     engine: EnginePort
     hub: Hub
     store: Store
+    presence: Presence
+    cache: Cache
     credentials: Credentials
     wall_s: Callable[[], float]
     limits: CodecLimits

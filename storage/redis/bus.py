@@ -18,7 +18,7 @@ from storage.redis.listener import Listener, Receive, envelope
 from storage.redis.wire import Away
 
 FAREWELL_S: Final = 1.0
-ACL: Final = "~parley:* &parley:* +@read +@write +@pubsub +@scripting +@connection +info +cluster|slots"
+ACL: Final = "~parley:* &parley:* +@read +@write +@pubsub +@scripting +@connection +time +info +cluster|slots"
 
 _log = structlog.get_logger(__name__)
 

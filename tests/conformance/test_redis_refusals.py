@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.base import BusRefused
+from storage.base import BusRefused, Window
 from storage.redis import Address, RedisBus, RedisShared
+from storage.redis.bus import ACL
 from tests.support.certificates import Certificate
 from tests.support.fake_redis import FakeRedis
 from tests.support.redis import RedisServer, free_port
@@ -69,6 +70,27 @@ async def test_the_right_password_and_the_right_user_get_in(locked: RedisServer)
     for login in (":correct%3Ahorse%2F%40", "default:correct%3Ahorse%2F%40", "parley:p", "secretive:p"):
         async with opened(f"redis://{login}@{at}/3") as bus:
             assert bus.health().up
+
+
+async def test_the_rights_that_a_refusal_names_are_enough(locked: RedisServer) -> None:
+    keys, channels, *commands = ACL.split()
+    locked.ask("ACL", "SETUSER", "least", "on", ">p", "resetkeys", keys, "resetchannels", channels, *commands)
+    url = f"redis://least:p@127.0.0.1:{locked.port}"
+    shared = RedisShared(Address.parse(url))
+    async with opened(url) as here, opened(url) as there:
+        heard: list[bytes] = []
+        await there.subscribe("parley:c:t:1", heard.append)
+        here.publish("parley:c:t:1", b"1")
+        await eventually(lambda: heard == [b"1"])
+        await shared.open()
+        assert (await shared.limiter.take("k", [Window("day", 5, 86_400_000)])).windows[0].remaining == 4
+        assert (await shared.limiter.take("k", [Window("day", 5, 86_400_000)])).windows[0].remaining == 3
+        await shared.cache.set("a", b"1", 60_000)
+        assert await shared.cache.get("a") == b"1"
+        await shared.cache.delete("a")
+        shared.presence.enter("acme", "c1", "u1")
+        await shared.close()
+    assert locked.ask("ACL", "LOG") == []
 
 
 async def test_wrong_credentials_are_refused_without_being_repeated(locked: RedisServer) -> None:

@@ -303,6 +303,25 @@ async def test_a_turns_stream_says_so_when_the_server_goes(server: RunningServer
 # --- reading --------------------------------------------------------------------------------------
 
 
+async def test_a_conversation_is_shown_as_in_the_list_with_who_is_there_for_who_helps(
+    server: RunningServer,
+) -> None:
+    await say(server, "hi")
+    listed = (await call(server, "GET", "/conversations")).json["conversations"][0]
+    assert (await get(server, "c1")).json == {**listed, "presence": None}
+    assert (await get(server, "c1", READER)).json["presence"] == []
+    async with await server.connect(conversation_id="c1"), await server.connect(INSPECTOR) as inspector:
+        await inspector.ask("subscribe", conversation_id="c1")
+        expected = [{"user_id": "in", "connections": 1}, {"user_id": "u1", "connections": 1}]
+        assert (await get(server, "c1", READER)).json["presence"] == expected
+        assert (await get(server, "c1", INSPECTOR)).json["presence"] == expected
+        await inspector.ask("unsubscribe", conversation_id="c1")
+        assert (await get(server, "c1", READER)).json["presence"] == expected[1:]
+    for who in (STRANGER, FOREIGN):
+        assert refusal(await get(server, "c1", who)) == (404, "conversation_not_found")
+    assert refusal(await get(server, "c1?x=1")) == (400, "bad_request")
+
+
 async def test_state_context_and_history_are_those_of_the_socket(server: RunningServer) -> None:
     for text in ("hi", "Ada", "green"):
         await say(server, text)

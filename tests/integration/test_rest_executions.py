@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from storage.memory import MemoryStore
+from storage.models import EventBatch
 from tests.support.rest import Answer, call
 from tests.support.server import FLOW, RunningServer, running_server, token
 
@@ -199,6 +201,46 @@ async def test_a_former_execution_is_folded_from_the_log(server: RunningServer) 
     assert former["completed_at"] == current["completed_at"] is not None
     assert former["pending"] == []
     assert refusal(await act(server, first, "cancel")) == (409, "wrong_state")
+
+
+class ReadingStore(MemoryStore):
+    """Counts how often a log is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    async def events(self, *args: Any, **kwargs: Any) -> list[EventBatch]:
+        self.reads += 1
+        return await super().events(*args, **kwargs)
+
+
+async def test_what_is_over_is_folded_once_in_a_while_and_forgotten_with_its_conversation(
+    tmp_path: Path,
+) -> None:
+    store = ReadingStore()
+    async with running_server(tmp_path, flows=FLOWS, store=store) as server:
+        ids = []
+        for _ in range(3):
+            ids.append(await started(server, conversation_id="c1", user_id="u1"))
+            await act(server, ids[-1], "signal", SERVICE, name="paid")
+        before = store.reads
+        first = [await shown(server, execution_id) for execution_id in ids[:2]]
+        assert store.reads > before
+        before = store.reads
+        assert [await shown(server, execution_id) for execution_id in ids[:2]] == first
+        assert store.reads == before
+        assert refusal(await call(server, "GET", f"/executions/{ids[0]}", who=STRANGER)) == (
+            404,
+            "execution_not_found",
+        )
+        cache = server.application.gateway.services.cache
+        assert await cache.get("past:t1:c1") is not None
+        admin = token("ad", role="admin")
+        assert (await call(server, "DELETE", "/conversations/c1", who=admin)).status == 204
+        again = await call(server, "GET", f"/executions/{ids[0]}", who=OPERATOR)
+        assert refusal(again) == (404, "execution_not_found")
+        assert await cache.get("past:t1:c1") is None
 
 
 async def test_what_was_before_a_reset_is_shown_to_who_may_inspect_only(server: RunningServer) -> None:

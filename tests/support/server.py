@@ -217,12 +217,18 @@ async def running_server(
     *,
     flows: Mapping[str, str] | None = None,
     store: Store | None = None,
-    bus: EventBus | None = None,
+    bus: EventBus | str | None = None,
     dev: bool = False,
     **settings: Any,
 ) -> AsyncIterator[RunningServer]:
-    """Serve in this event loop until the block ends. ``settings`` override those of tests."""
+    """Serve in this event loop until the block ends. ``settings`` override those of tests.
+
+    ``bus`` may be a URL; then ``store`` is one that several can share.
+    """
     write_flows(folder, flows)
+    if isinstance(bus, str):
+        settings |= {"bus": bus, "store": "tests.support.cluster:own_store"}
+        bus = None
     made = test_settings(folder, **settings)
     application = build(made, store=store or MemoryStore(), bus=bus, dev=dev)
     listener = listen(made.host, 0)

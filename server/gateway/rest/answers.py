@@ -123,6 +123,19 @@ class ConversationSummary(ServerModel):
     offset: int
 
 
+class PresentUser(ServerModel):
+    """Somebody who is connected to a conversation, on how many sockets and streams of all instances."""
+
+    user_id: str
+    connections: int
+
+
+class ConversationAnswer(ConversationSummary):
+    """Where a conversation stands. ``presence`` tells those who help who is there; it is null for owners."""
+
+    presence: list[PresentUser] | None
+
+
 class ConversationsAnswer(ServerModel):
     """A page of conversations; ``cursor`` is null at the end, ``total`` where it was not asked for."""
 

@@ -46,7 +46,7 @@ class ConversationRoutes:
         route = self._api.route
         return [
             route(LIST, GET=self.list_, POST=self.create),
-            route(ONE, DELETE=self.delete),
+            route(ONE, GET=self.show, DELETE=self.delete),
             route(f"{ONE}/process", POST=self.process),
             route(f"{ONE}/state", GET=self.state),
             route(f"{ONE}/reset", POST=self.reset),
@@ -75,6 +75,12 @@ class ConversationRoutes:
             count=_flag(query, "count"),
         )
         return json_response({"conversations": views, "cursor": cursor_of(behind), "total": total})
+
+    async def show(self, asked: Asked) -> Response:
+        """Show where a conversation stands, and who is connected to it."""
+        asked.query(frozenset())
+        id_ = conversation_id_of(asked)
+        return json_response(await conversations.show_conversation(self._services, asked.principal, id_))
 
     async def process(self, asked: Asked) -> Response:
         """Say something: 200 with the turn's data, 202 with a receipt where it takes longer, or a stream."""

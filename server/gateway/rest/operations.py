@@ -178,6 +178,10 @@ OPERATIONS: Final = (
         body=b.NewConversationBody, example={}, keyed=True,
     ),
     Operation(
+        "GET", ONE, "getConversation", "conversations", "Show where a conversation stands, and who is there",
+        {200: Reply("Where it stands.", (a.ConversationAnswer,))}, (E.CONVERSATION_NOT_FOUND,),
+    ),
+    Operation(
         "DELETE", ONE, "deleteConversation", "conversations", "Delete a conversation with all of its content",
         {204: Reply("It is gone.", media=None)},
         (E.CONVERSATION_NOT_FOUND, E.CONVERSATION_BUSY, E.RATE_LIMITED, E.OVERLOADED),

@@ -20,7 +20,7 @@ from server.engine.types import Accepted, Command
 from server.handlers.services import Services
 from server.telemetry.metrics import Metrics
 from storage.base import CommitUnknown, StoreUnavailable
-from storage.memory import MemoryStore
+from storage.memory import MemoryCache, MemoryPresence, MemoryStore
 from storage.models import Conversation
 from tests.support.delivery import TENANT, FakeWatcher, Log, hub_over
 
@@ -72,7 +72,8 @@ def services(engine: FakeEngine, hub: Hub | None = None) -> Services:
     verifier = TokenVerifier(Trust(b"k" * 32))
     credentials = Credentials(verifier, Keys(store), OriginPolicy([]), lambda: 0.0)
     return Services(
-        engine=engine, hub=hub or hub_over(log), store=store, credentials=credentials, wall_s=lambda: 0.0,
+        engine=engine, hub=hub or hub_over(log), store=store, presence=MemoryPresence(), cache=MemoryCache(),
+        credentials=credentials, wall_s=lambda: 0.0,
         limits=CodecLimits(), frames_per_second=20, metrics=Metrics(),
     )  # fmt: skip
 
