@@ -1,6 +1,7 @@
 """Lanes: of one conversation's inputs one at a time is worked on, first come, first served."""
 
 import asyncio
+import contextlib
 from collections import deque
 
 from protocol.errors import ErrorCode, Refused
@@ -56,7 +57,8 @@ class Hold:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                queue.remove(turn)
+                with contextlib.suppress(ValueError):  # who left just now has passed us over already
+                    queue.remove(turn)
             else:  # it was our turn already
                 self._leave()
             raise

@@ -67,6 +67,17 @@ async def test_who_is_cancelled_when_it_is_its_turn_lets_the_next_one_in() -> No
     assert log[-1] == "c"
 
 
+async def test_who_is_cancelled_just_before_it_is_its_turn_is_only_cancelled() -> None:
+    lanes, log = Lanes(64), list[str]()
+    async with lanes.hold(KEY):
+        waiting = asyncio.create_task(visit(lanes, "a", log, asyncio.Event()))
+        await turns()
+        waiting.cancel()  # it has not run yet when the lane is left
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert log == []
+
+
 async def test_an_error_inside_leaves_the_lane() -> None:
     lanes = Lanes(1)
     with pytest.raises(RuntimeError):
