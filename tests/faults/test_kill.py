@@ -18,24 +18,20 @@ from typing import Final
 
 import pytest
 
-from storage.models import Event
 from storage.sqlite import SqliteStore
 from tests.support import desk
 from tests.support.checker import check
-from tests.support.devices import Device
-from tests.support.durable_log import Log
-from tests.support.evidence import Violation
+from tests.support.crowd import Crowd, Places, environment, read_logs
+from tests.support.evidence import Violation, is_unknown
 from tests.support.history import EffectLog, History
 from tests.support.killable_server import Life, Nursery, steady_port
-from tests.support.server import SECRET, TENANT, token, write_flows
+from tests.support.server import write_flows
 from tests.support.till import FLOW
 
 SCALE: Final = float(os.environ.get("PARLEY_TEST_SCALE", "1"))
 SEED: Final = int(os.environ.get("PARLEY_TEST_SEED", "1"))
 LIVES: Final = max(1, round(80 * SCALE))
-CONVERSATIONS: Final = ("ann", "bob", "eve")
 SHOP: Final = {"shop": FLOW}
-DECIDES: Final = ("acceptance:decide", "conversations:read")
 PLACES: Final = {
     "commit.before": 12,
     "commit.after": 12,
@@ -183,11 +179,12 @@ class Storm:
         """
         end = end or _live_and_die
         print(f"seed {self._seed}, {lives} lives")
-        chance, stop = random.Random(self._seed), asyncio.Event()
+        chance = random.Random(self._seed)
         async with self._open_nursery() as nursery:
             self.lives = nursery.lives
-            devices = _devices(self._history, nursery.url, self._seed, self._deciders)
-            people = [asyncio.create_task(_person(device, stop)) for device in devices]
+            places = Places(nursery.url, [nursery.url])
+            crowd = Crowd(self._history, places, self._seed, deciders=self._deciders)
+            crowd.begin()
             try:
                 for life in range(lives):
                     place = plan(chance, life)
@@ -197,27 +194,23 @@ class Storm:
                         break
                 last = await nursery.start()
                 assert await nursery.ready(last), nursery.log.read_text()[-4000:]
-                stop.set()
-                calm = await _come_to_rest(devices, people, patience_s)
+                calm = await crowd.come_to_rest(patience_s)
             finally:
-                for person in people:
-                    person.cancel()
-                await asyncio.gather(*people, return_exceptions=True)
-                await asyncio.gather(*(device.close() for device in devices))
+                await crowd.leave()
             await nursery.kill(last)
         return await self._check(nursery.database, calm=calm)
 
     @contextlib.asynccontextmanager
     async def _open_nursery(self) -> AsyncIterator[Nursery]:
-        env = {**self._env, **_environment(self._effects)}
+        env = {**self._env, **environment(self._effects)}
         with contextlib.closing(self._history):
             async with Nursery.open(self._folder, steady_port(), env) as nursery:
                 yield nursery
 
     async def _check(self, database: Path, *, calm: bool) -> list[Violation]:
-        logs, effects = await _logs(database), self._effects.read()
+        logs, effects = await read_logs(lambda: SqliteStore(database)), self._effects.read()
         self.turns = sum(len(log.by_key) for log in logs.values())
-        self.unknown = sum(_is_unknown(event) for log in logs.values() for event in log.events)
+        self.unknown = sum(is_unknown(event) for log in logs.values() for event in log.events)
         self.ended = Counter(event.type for log in logs.values() for event in log.events)
         early = sum(not life.ready for life in self.lives)
         print(
@@ -248,82 +241,3 @@ async def _live_and_drain(nursery: Nursery, failpoint: str | None, chance: rando
     assert await nursery.ready(life), nursery.log.read_text()[-4000:]
     await asyncio.sleep(chance.uniform(0.1, 0.6))
     assert await nursery.terminate(life), nursery.log.read_text()[-4000:]
-
-
-def _environment(effects: EffectLog) -> dict[str, str]:
-    return {
-        "PARLEY_JWT_SECRET": SECRET,
-        "PARLEY_ACTIONS": "tests.support.till",
-        "PARLEY_FRAMES_PER_SECOND": "1000",
-        "PARLEY_SWEEP_SECONDS": "0.1",
-        "PARLEY_DRAIN_SECONDS": "3",
-        "PARLEY_TEST_EFFECTS": str(effects.path),
-    }
-
-
-def _devices(history: History, url: str, seed: int, deciders: int) -> list[Device]:
-    """Ann has two devices in one conversation; Bob and Eve one each; an inspector watches all three.
-
-    Whoever decides sees all three as an agent does.
-    """
-    owners = [("ann-phone", "ann"), ("ann-desk", "ann"), ("bob-phone", "bob"), ("eve-phone", "eve")]
-    people = [Device(history, name, url, token(user), seed=seed) for name, user in owners]
-    operator = token("operator", role="operator")
-    inspector = Device(history, "inspector", url, operator, seed=seed, audience="full")
-    operators = [
-        Device(history, name, url, token(name, scopes=DECIDES), seed=seed, audience="agent")
-        for name in (f"operator-{number}" for number in range(deciders))
-    ]
-    return [*people, *operators, inspector]
-
-
-async def _person(device: Device, stop: asyncio.Event) -> None:
-    name = device.name.partition("-")[0]
-    mine = (name,) if name in CONVERSATIONS else CONVERSATIONS
-    await device.open(*mine)
-    if name == "inspector":
-        await stop.wait()
-    elif name == "operator":
-        await device.watch_and_decide(stop)
-    else:
-        await device.talk(mine[0], stop)
-        await device.answered()
-
-
-async def _come_to_rest(
-    devices: Sequence[Device], people: Sequence[asyncio.Task[None]], patience_s: float
-) -> bool:
-    """Wait until everybody is answered and all who watch a conversation stand at its end."""
-    try:
-        async with asyncio.timeout(patience_s):
-            await asyncio.gather(*people)
-            for name in CONVERSATIONS:
-                await _stand_still(name, [d for d in devices if d.watches(name)])
-    except TimeoutError:
-        return False
-    return True
-
-
-async def _stand_still(name: str, watching: Sequence[Device]) -> None:
-    while True:
-        states = [await device.state(name) for device in watching]
-        at = {offset for offset, _ in states} | {device.cursor(name) for device in watching}
-        if len(at) == 1 and "running" not in {status for _, status in states}:
-            return
-        await asyncio.sleep(0.05)
-
-
-def _is_unknown(event: Event) -> bool:
-    """A write was cut short, and its flow was told that nobody knows."""
-    error = event.data.get("error") or {}
-    return event.type == "step.failed" and (error.get("details") or {}).get("outcome") == "unknown"
-
-
-async def _logs(database: Path) -> dict[str, Log]:
-    store = SqliteStore(database)
-    await store.open()
-    try:
-        found = [await Log.read(store, TENANT, name) for name in CONVERSATIONS]
-    finally:
-        await store.close()
-    return {log.conversation_id: log for log in found if log is not None}

@@ -135,11 +135,13 @@ class Device:
             while self.cursor(name) != (await self.state(name))[0]:
                 await asyncio.sleep(0.02)
 
-    async def talk(self, conversation_id: str, stop: asyncio.Event) -> None:
-        """Do what people do, until it is enough."""
+    async def talk(self, conversation_id: str, stop: asyncio.Event, pause_s: float = 0.01) -> None:
+        """Do what people do, with pauses that are ``pause_s`` long on average, until it is enough."""
         while not stop.is_set():
             await self._do_something(conversation_id)
-            await asyncio.sleep(self.random.expovariate(1 / 0.01))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.random.expovariate(1 / pause_s)):
+                    await stop.wait()
 
     async def _do_something(self, conversation_id: str) -> None:
         chat, chance = self._chats[conversation_id], self.random.random()

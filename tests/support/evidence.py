@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from storage.models import Audience
+from storage.models import Audience, Event
 from tests.support.durable_log import Log
 from tests.support.history import EffectLine, Entry, Frame
 
@@ -69,6 +69,12 @@ class Evidence:
                 stream = list(_about(mine, conversation_id))
                 if any(e.kind == "sent" and e.body["type"] in ("hello", "subscribe") for e in stream):
                     yield client, log, stream
+
+
+def is_unknown(event: Event) -> bool:
+    """Tell whether a write was cut short, and its flow was told that nobody knows."""
+    error = event.data.get("error") or {}
+    return event.type == "step.failed" and (error.get("details") or {}).get("outcome") == "unknown"
 
 
 # --- reading the frames ---------------------------------------------------------------------------
