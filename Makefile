@@ -1,6 +1,7 @@
 # make run        the booking example, on http://127.0.0.1:8765 (another port: make run PORT=9000)
 # make test       every test            (some of them: make test ARGS="-k booking")
 # make check      lint, types, import rules, generated files
+# make faults     three instances under every fault, 20 seeds each: hours (fewer: make faults SEEDS=2 ARGS="-k kill")
 # make bench      one table with ratios (short: make bench SHORT=1; one program: make bench ARGS="--only echo")
 # make install    all of the above's needs, into .venv
 # make js         the JavaScript clients, built and checked (needs Node >= 20, which nothing else here does)
@@ -9,6 +10,7 @@
 PORT ?= 8765
 ARGS ?=
 SHORT ?=
+SEEDS ?= 20
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -23,7 +25,7 @@ NO_NODE := No Node 20 or newer here, so this leaves out the JavaScript
 JS_BUILT := $(if $(NODE),clients/javascript/dist/.built)
 JS_SOURCES := $(shell find clients/javascript/src -name '*.ts') clients/javascript/tsdown.config.ts
 
-.PHONY: js install run test check format bench lock clean
+.PHONY: js install run test faults check format bench lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.dev
@@ -48,6 +50,9 @@ check: $(VENV)/.dev $(JS_BUILT)
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+faults: $(VENV)/.dev
+	@PARLEY_TEST_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n 2 --dist worksteal tests/faults/test_cluster_*.py $(ARGS)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench $(if $(SHORT),--short) $(ARGS)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from storage.models import Audience, Conversation, Event, EventBatch, InboxEntry
+from tests.support import observers
 from tests.support.checker import check
 from tests.support.decisions import digest_of
 from tests.support.durable_log import Log, visible, wire_event, wire_time
-from tests.support.evidence import Violation
+from tests.support.evidence import Evidence, Violation
 from tests.support.history import EffectLine, EffectLog, Entry, History, Recorder
 
 EPOCH = "e1"
@@ -656,3 +657,100 @@ def test_a_conversation_that_is_still_at_work_is_not_calm() -> None:
     waiting = InboxEntry("k3", "h", {}, {}, NOW)
     assert rules(run.check(inbox=(waiting,))) == {"answers"}
     assert run.check(inbox=(waiting,), calm=False) == []
+
+
+# --- times and connections, which tests of several instances ask about -------------------------------
+
+
+def _delay(run: Run, seconds: float, is_meant: Callable[[Entry], bool]) -> None:
+    """What begins with a meant entry comes later."""
+    entries = run.history.entries
+    first = next(n for n, entry in enumerate(entries) if is_meant(entry))
+    run.history.entries = [
+        replace(entry, at=entry.at + (seconds if n >= first else 0)) for n, entry in enumerate(entries)
+    ]
+
+
+def _evidence(run: Run) -> Evidence:
+    return Evidence(run.history.entries, run.history.audiences, {"c1": run.log()}, run.effects)
+
+
+def _late(run: Run, *, calm_s: float = 0) -> list[Violation]:
+    """Ask for what came more than a second late; it all happened at the time of the first entry."""
+    begun = run.history.entries[0].at
+    return list(observers.late(_evidence(run), NOW / 1000 - begun, begun + calm_s, 1))
+
+
+def _last_events_of(run: Run, name: str) -> Callable[[Entry], bool]:
+    frame = run.frames(name, "events")[-1]
+    return lambda entry: entry.client == name and entry.body is frame
+
+
+def test_what_is_shown_in_time_is_not_late() -> None:
+    run = Run()
+    assert _late(run) == []
+    _delay(run, 2, _last_events_of(run, "inspector"))
+    assert [violation.where for violation in _late(run)] == ["inspector c1"]
+    assert _late(run, calm_s=1.5) == [], "until then there were faults"
+
+
+def test_what_is_never_shown_is_late_by_the_time_the_connection_ends() -> None:
+    run = Run()
+    run.forget(after=run.batches[-2].last_offset, name="inspector")
+    assert _late(run) == []
+    run.clients["inspector"].closed()
+    assert _late(run) == [], "it was not due yet"
+    _delay(run, 2, lambda entry: entry.kind == "closed")
+    assert [violation.where for violation in _late(run)] == ["inspector c1"]
+
+
+def test_who_was_not_connected_is_shown_it_when_he_comes_back() -> None:
+    run = Run()
+    run.forget(after=run.batches[-2].last_offset, name="inspector")
+    run.clients["inspector"].closed()
+    before = len(run.history.entries)
+    run.connect("inspector", "full")
+    run.deliver(run.clients["inspector"], run.batches[-1])
+    _delay(run, 5, lambda entry: entry is run.history.entries[before])
+    assert _late(run) == []
+
+
+def test_a_request_that_waits_is_found() -> None:
+    run = Run()
+    assert list(observers.hanging(_evidence(run), 1)) == []
+    _delay(run, 2, lambda entry: entry.kind == "received" and entry.key == "k2")
+    assert [violation.where for violation in observers.hanging(_evidence(run), 1)] == ["ann-desk c1"]
+
+
+def test_a_request_that_nobody_answers_is_found_when_the_connection_ends() -> None:
+    run = Run()
+    ack = next(e for e in run.history.entries if e.kind == "received" and e.key == "k2")
+    run.history.entries.remove(ack)
+    run.clients["ann-desk"].closed()
+    assert list(observers.hanging(_evidence(run), 1)) == []
+    _delay(run, 2, lambda entry: entry.kind == "closed")
+    assert [violation.where for violation in observers.hanging(_evidence(run), 1)] == ["ann-desk c1"]
+
+
+def test_what_was_given_up_with_its_connection_may_come_later() -> None:
+    """It may lie in front of a slow instance, while another serves what was said next."""
+
+    def talk(*, loses_connection: bool) -> list[Violation]:
+        run = Run()
+        phone = run.clients["ann-phone"]
+        frame = {"type": "process", "conversation_id": "c1", "content": {"text": "coffee"}}
+        phone.invoke("c1", "k3", frame)
+        run._send(phone, {**frame, "id": "k3", "idempotency_key": "k3"})
+        phone.unknown("c1", "k3")
+        if loses_connection:
+            phone.closed()
+            run.connect("ann-phone", "owner")
+        run.turn("ann-phone", "k4", "tea")
+        event = _Events("k3", run.offset)
+        event.says({"message_id": "m-k3", "role": "user", "text": "coffee"}, "message.received")
+        event("turn.failed", {"error": {"code": "cancelled"}})
+        run.commit(event, "k3")
+        return run.check()
+
+    assert rules(talk(loses_connection=False)) == {"order"}
+    assert talk(loses_connection=True) == []

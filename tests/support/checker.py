@@ -238,18 +238,38 @@ def _claimed(log: Log) -> set[tuple[str, str, int]]:
 def _sent_order(evidence: Evidence) -> Iterator[Violation]:
     """Messages stand in the log in the order in which they were sent, wherever there was one.
 
-    ``reset`` and ``cancel`` are not asked: they overtake what waits in the inbox.
+    ``reset`` and ``cancel`` are not asked: they overtake what waits in the inbox. Nor is what a client gave
+    up with its connection, unanswered: it may lie in front of one instance while another serves the next.
     """
+    severed = _severed(evidence)
     for where, log in evidence.logs.items():
         commands = [c for c in evidence.sent_to(where) if c.type == "process" and c.key in log.by_key]
         placed = {command.key: log.by_key[command.key].first_offset for command in commands}
-        latest: dict[str, Command] = {}
+        sent: dict[str, list[Command]] = {}
         for command in commands:
-            before = latest.get(command.client)
-            if before is not None and placed[before.key] > placed[command.key]:
-                yield Violation("order", where, f"{command.client} sent {before.key} before {command.key}")
-            latest[command.client] = command
+            mine = sent.setdefault(command.client, [])
+            while mine and severed(mine[-1], command):
+                mine.pop()
+            if mine and placed[mine[-1].key] > placed[command.key]:
+                yield Violation("order", where, f"{command.client} sent {mine[-1].key} before {command.key}")
+            mine.append(command)
         yield from _overtaken(where, commands, placed)
+
+
+def _severed(evidence: Evidence) -> Callable[[Command, Command], bool]:
+    """Return what tells whether a client gave a command up before its next, and had lost its connection."""
+    ends: dict[str, list[int]] = {}
+    for entry in evidence.entries:
+        if entry.kind == "closed":
+            ends.setdefault(entry.client, []).append(entry.n)
+
+    def severed(before: Command, command: Command) -> bool:
+        outcome = before.outcome
+        if outcome is None or outcome.kind != "unknown" or outcome.n > command.invoked_at or before.acks:
+            return False
+        return any((before.sent_at or 0) < n < command.invoked_at for n in ends.get(before.client, ()))
+
+    return severed
 
 
 def _overtaken(where: str, commands: Sequence[Command], placed: Mapping[str, int]) -> Iterator[Violation]:

@@ -45,12 +45,16 @@ class History:
 
     Args:
         folder: where each client's ``NAME.jsonl`` is written, line by line; None keeps it in memory.
+
+    Attributes:
+        epoch_s: the Unix time at which the entries' ``at`` is 0.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self.entries: list[Entry] = []
         self.audiences: dict[str, Audience] = {}
+        self.epoch_s = time.time() - time.monotonic()
         self._files: dict[str, TextIO] = {}
 
     def client(self, name: str, audience: Audience = "owner") -> "Recorder":

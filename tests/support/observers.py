@@ -131,6 +131,60 @@ def all_handed_on(evidence: Evidence) -> Iterator[Violation]:
                 last = offset
 
 
+def late(evidence: Evidence, epoch_s: float, calm_at: float, within_s: float) -> Iterator[Violation]:
+    """Yield what somebody who was watching was shown later than promised, or not at all (invariant 3).
+
+    A commit is to be shown ``within_s`` after it happened, or after the faults were over (``calm_at``), or
+    after this client's latest connection was welcomed, whichever came last.
+
+    Args:
+        epoch_s: ``History.epoch_s``.
+        calm_at: in the time of the entries.
+    """
+    for client, log, stream in evidence.streams:
+        batches = iter(log.batches)
+        batch = next(batches, None)
+        cursor, questions, welcomed_at = _Cursor(), dict[str, Frame](), 0.0
+        for entry in stream:
+            watched = cursor.watching
+            cursor.take(entry, questions)
+            if cursor.watching and not watched:
+                welcomed_at = entry.at
+            gone = watched and not cursor.watching  # then what was due by now has never come
+            while batch is not None and (gone or cursor.offset >= batch.last_offset):
+                committed_at = batch.events[-1].time / 1000 - epoch_s
+                late_s = entry.at - max(committed_at, calm_at, welcomed_at) - within_s
+                if late_s > 0:
+                    what = f"{batch.first_offset}..{batch.last_offset} is {late_s:.1f} s late"
+                    yield Violation("late", f"{client} {log.conversation_id}", what)
+                if cursor.offset < batch.last_offset:
+                    break
+                batch = next(batches, None)
+
+
+def hanging(evidence: Evidence, within_s: float) -> Iterator[Violation]:
+    """Yield what was asked on an open connection and not answered in that time."""
+    asked: dict[str, dict[str, Entry]] = {}
+    for entry in evidence.entries:
+        mine = asked.setdefault(entry.client, {})
+        if entry.kind == "sent" and "id" in entry.body:
+            mine[entry.body["id"]] = entry
+        elif entry.kind == "received" and entry.body["type"] in ("welcome", "ack", "error"):
+            question = mine.pop(entry.body["id"], None)
+            if question is not None and entry.at - question.at > within_s:
+                yield _hung(question, entry)
+        elif entry.kind in ("opened", "closed"):
+            yield from (_hung(each, entry) for each in mine.values() if entry.at - each.at > within_s)
+            mine.clear()
+
+
+def _hung(question: Entry, end: Entry) -> Violation:
+    what = (
+        f"{question.body['type']} {question.key or ''} waited {end.at - question.at:.1f} s, then {end.kind}"
+    )
+    return Violation("hanging", f"{question.client} {question.conversation_id}", what)
+
+
 # --- order and state ------------------------------------------------------------------------------
 
 

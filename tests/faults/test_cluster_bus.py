@@ -1,0 +1,44 @@
+"""Three instances that hear each other late, twice, or never: the bus is only a hint (invariant 3)."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.ordeal import HEALED_WITHIN_S, SEEDS, SLACK_S, THOROUGH, Ordeal
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs("redis", "mongo"), pytest.mark.timeout(300)]
+each_seed = pytest.mark.parametrize("seed", SEEDS)
+
+LOSSY: Final = "tests.support.lossy_bus:open_bus"
+TURNS: Final = 400 if THOROUGH else 60
+
+
+async def _talk(ordeal: Ordeal) -> None:
+    await ordeal.goes_on(TURNS)
+
+
+@each_seed
+async def test_messages_are_lost_doubled_and_late(tmp_path: Path, seed: int) -> None:
+    env = {"PARLEY_BUS": LOSSY, "PARLEY_TEST_BUS_FAULTS": f"0.25:0.25:0.25:{seed}"}
+    await Ordeal(tmp_path, seed, env=env).passes(_talk)
+
+
+@each_seed
+async def test_every_message_is_lost(tmp_path: Path, seed: int) -> None:
+    """There is no gap to see: instances find out by looking."""
+    env = {"PARLEY_BUS": LOSSY, "PARLEY_TEST_BUS_FAULTS": f"1:0:0:{seed}"}
+    await Ordeal(tmp_path, seed, env=env).passes(_talk)
+
+
+async def test_instances_that_do_not_look_are_caught(tmp_path: Path) -> None:
+    """Broken on purpose: the store says that nothing has happened since somebody first looked."""
+    env = {
+        "PARLEY_BUS": LOSSY,
+        "PARLEY_TEST_BUS_FAULTS": "1:0:0:1",
+        "PARLEY_STORE": "tests.support.killable_server:open_store",
+        "PARLEY_TEST_STALE_OFFSETS": "1",
+    }
+    patience_s = HEALED_WITHIN_S + SLACK_S + 2
+    found = await Ordeal(tmp_path, 1, env=env).run(_talk, patience_s=patience_s)
+    assert "late" in {violation.rule for violation in found}

@@ -1,0 +1,34 @@
+"""Three instances that are restarted one after the other, as a deployment does, and nobody notices."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.ordeal import SEEDS, THOROUGH, Ordeal
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs("redis", "mongo"), pytest.mark.timeout(900)]
+
+CLIENTS: Final = 200 if THOROUGH else 30
+SECONDS: Final = 180 if THOROUGH else 6
+INSPECTED: Final = 40
+"""Conversations that are watched from every instance, beside the devices of their owners."""
+PAUSE_S: Final = 4.0 if THOROUGH else 0.6
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_rolling_restarts_are_not_noticed(tmp_path: Path, seed: int) -> None:
+    async def fault(ordeal: Ordeal) -> None:
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            for instance in ordeal.fleet.instances:
+                assert await instance.terminate(), f"did not drain:\n{ordeal.fleet.log}"
+                await instance.serve()
+                await asyncio.sleep(ordeal.chance.uniform(0, 0.5))
+
+    people = [f"p{number:03d}" for number in range(CLIENTS)]
+    ordeal = Ordeal(tmp_path, seed, people=people, inspects=people[:INSPECTED], pause_s=PAUSE_S)
+    await ordeal.passes(fault)
+    assert ordeal.unknown == 0, "a drain cut a write short"
