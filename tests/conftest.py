@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import javascript, mongo
 from tests.support.mongo import mongo_server, mongo_url, shared_mongo
+from tests.support.nginx import NGINX
 from tests.support.redis import redis_server, redis_url, shared_redis
 
 __all__ = ["mongo_server", "mongo_url", "redis_server", "redis_url", "shared_mongo", "shared_redis"]
@@ -56,7 +57,7 @@ PROGRAMS = {
         lambda: bool(os.environ.get("PARLEY_TEST_REDIS_URL") or shutil.which("redis-server")),
         "install redis-server (apt-get install redis-server)",
     ),
-    "nginx": Program(_any_of("nginx"), "install nginx (apt-get install nginx-light)"),
+    "nginx": Program(lambda: NGINX is not None, "install nginx (apt-get install nginx-light)"),
     "browser": Program(_any_of("chromium", "chromium-browser"), "install chromium (apt-get install it)"),
     "kubectl": Program(_any_of("kubectl"), "install kubectl; nothing is applied, it only builds"),
     "mongo": Program(mongo.is_usable, mongo.HINT),

@@ -1,13 +1,17 @@
 """``storage.mongo.inspect`` against a real server of the protocol: sound, bare, absent, tampered with."""
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 from pymongo import MongoClient
 
+from server.cli.errors import FAILED
 from storage.inspection import Finding
 from storage.mongo import MongoStore
 from storage.mongo.inspect import inspect
+from tests.support.commands import SECRET, parley
 from tests.support.mongo import MongoServer, free_port
 
 
@@ -63,14 +67,21 @@ async def test_a_single_server_is_told_what_it_lacks(mongo_server: MongoServer) 
     assert (replicas.level, "rs.initiate" in str(replicas.fix)) == ("warning", True)
 
 
-async def test_what_cannot_be_reached_or_used_is_a_problem() -> None:
-    for url in (
-        f"mongodb://127.0.0.1:{free_port()}/parley?serverSelectionTimeoutMS=200",
-        "mongodb://",
-        "mongodb://localhost/parley?w=1",
-    ):
-        [finding] = await inspect(url)
-        assert (finding.level, bool(finding.fix)) == ("problem", True), finding
+@pytest.mark.parametrize("url", ["mongodb://", "mongodb://localhost/parley?w=1"])
+async def test_what_cannot_be_used_is_a_problem(url: str) -> None:
+    [finding] = await inspect(url)
+    assert (finding.level, bool(finding.fix)) == ("problem", True), finding
+
+
+def test_what_cannot_be_reached_is_a_problem(tmp_path: Path) -> None:
+    """In a process of its own: PyMongo leaves a socket open where it is closed while it connects."""
+    (tmp_path / "flows").mkdir()
+    store = f"mongodb://127.0.0.1:{free_port()}/parley?serverSelectionTimeoutMS=200"
+    env = {"PARLEY_STORE": store, "PARLEY_JWT_SECRET": SECRET, "PARLEY_PORT": str(free_port())}
+    told = parley("doctor", "--json", cwd=tmp_path, env={**env, "PYTHONWARNINGS": "default"})
+    found = {finding["subject"]: finding for finding in json.loads(told.stdout)}
+    assert (told.returncode, found["mongodb"]["level"]) == (FAILED, "problem"), told.stderr
+    assert found["mongodb"]["fix"].startswith("Start it, or correct PARLEY_STORE")
 
 
 @pytest.mark.needs("mongo")
