@@ -11,11 +11,19 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import javascript, mongo
-from tests.support.mongo import mongo_server, mongo_url, shared_mongo
+from tests.support.mongo import dropped_sockets, mongo_server, mongo_url, shared_mongo
 from tests.support.nginx import NGINX
 from tests.support.redis import redis_server, redis_url, shared_redis
 
-__all__ = ["mongo_server", "mongo_url", "redis_server", "redis_url", "shared_mongo", "shared_redis"]
+__all__ = [
+    "dropped_sockets",
+    "mongo_server",
+    "mongo_url",
+    "redis_server",
+    "redis_url",
+    "shared_mongo",
+    "shared_redis",
+]
 
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile(

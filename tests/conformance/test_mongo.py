@@ -1,7 +1,6 @@
 """What is particular to MongoDB: several instances, the log behind the record, what goes over the wire."""
 
 import asyncio
-import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -25,7 +24,7 @@ from storage.models import COMMIT_MAX_BYTES, ApiKey, Conversation, FlowVersion, 
 from storage.mongo import MongoStore
 from storage.mongo.schema import INDEXES
 from tests.conformance.conftest import Clock
-from tests.support.mongo import MongoServer
+from tests.support.mongo import MongoServer, away
 from tests.support.records import (
     EPOCH,
     ID,
@@ -573,17 +572,6 @@ def _finds(name: str, command: dict[str, Any]) -> Iterator[dict[str, Any]]:
 # -- faults -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def spilling() -> Iterator[None]:
-    """Collect what a driver drops that is told to close while it connects: a socket that nobody closes."""
-    yield
-    gc.collect()
-
-
-faulty = pytest.mark.usefixtures("spilling")
-spilled = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
 def patient(server: MongoServer, timeout_ms: int = 2_000) -> str:
     return f"{server.url}/faults?timeoutMS={timeout_ms}"
 
@@ -606,8 +594,7 @@ async def until_it_works(store: MongoStore) -> None:
             await asyncio.sleep(0.05)
 
 
-@faulty
-@spilled
+@away
 async def test_a_server_that_ends_and_comes_back_is_used_again(
     mongo_server: MongoServer, clock: Clock
 ) -> None:
@@ -631,8 +618,7 @@ async def test_a_server_that_ends_and_comes_back_is_used_again(
         assert [b.key for b in await store.events(TENANT, ID, EPOCH, 0)] == ["k1", "k2"]
 
 
-@faulty
-@spilled
+@away
 async def test_a_server_that_hangs_leaves_a_commit_unknown_and_it_is_told_afterwards(
     mongo_server: MongoServer, clock: Clock
 ) -> None:
@@ -700,8 +686,7 @@ class ReplyLoser:
                 writer.close()
 
 
-@faulty
-@spilled
+@away
 async def test_a_commit_whose_reply_is_lost_is_unknown_and_found_in_the_log(
     mongo_server: MongoServer, clock: Clock
 ) -> None:
@@ -759,8 +744,7 @@ async def test_a_url_may_say_what_holds_anyway(mongo_url: str, options: str) -> 
     await store.close()
 
 
-@faulty
-@spilled
+@away
 @pytest.mark.parametrize(("version", "wire"), [(5, 13), (3, 6)])
 async def test_a_server_that_is_too_old_is_refused(tmp_path: Any, version: int, wire: int) -> None:
     server = MongoServer(tmp_path, version=version, wire=wire).start()
@@ -771,22 +755,19 @@ async def test_a_server_that_is_too_old_is_refused(tmp_path: Any, version: int, 
         server.stop()
 
 
-@faulty
-@spilled
+@away
 async def test_another_replica_set_is_refused(mongo_server: MongoServer) -> None:
     with pytest.raises(StoreRefused, match="check replicaSet in the URL"):
         await MongoStore(f"{mongo_server.url}/?replicaSet=none&timeoutMS=400").open()
 
 
-@faulty
-@spilled
+@away
 async def test_nobody_at_that_address_is_an_outage_not_a_mistake() -> None:
     with pytest.raises(StoreUnavailable, match="no primary"):
         await MongoStore("mongodb://127.0.0.1:1/?timeoutMS=200").open()
 
 
-@faulty
-@spilled
+@away
 async def test_an_index_that_is_another_one_is_refused(mongo_url: str) -> None:
     with inside(mongo_url) as database:
         database.conversations.create_index([("tenant_id", 1), ("conversation_id", 1)], name="mine")

@@ -6,15 +6,16 @@ second over SIGKILL: so that tests of durability do not use SIGKILL.
 """
 
 import fcntl
+import gc
 import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -149,6 +150,19 @@ def drop(url: str) -> None:
 def database_name() -> str:
     """Return a name that no other test has."""
     return f"parley_test_{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def dropped_sockets() -> Iterator[None]:
+    """Collect here what PyMongo drops where it is closed while it connects: a socket that nobody closes."""
+    yield
+    gc.collect()
+
+
+def away(test: Callable[..., Any]) -> Any:
+    """Mark a test whose MongoDB is away for a while, or for good, and whose client lives in this process."""
+    ignored = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    return pytest.mark.usefixtures("dropped_sockets")(ignored(test))
 
 
 @pytest.fixture(scope="session")
