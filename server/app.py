@@ -60,7 +60,7 @@ from server.settings import Settings
 from server.telemetry.metrics import Metrics
 from server.version import version as server_version
 from server.workers import Place, Siblings
-from storage.base import EventBus, StorageError, Store
+from storage.base import EventBus, Shared, StorageError, Store
 from storage.open import MongoSettings, open_bus, open_shared, open_store
 
 GRACEFUL_S: Final = 2
@@ -243,17 +243,19 @@ class Application:
         await self._close()
 
     async def _close(self) -> None:
+        if not self.store.embedded:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self.keys.stop()
+                    await asyncio.gather(*(part.close() for part in self._parts()))
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self.keys.stop()
-        if self.store.embedded:
-            await self.store.close()
-            return
-        for part in (self._shared, self._bus, self.store):
-            if part is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(CLOSE_S):
-                        await part.close()
+        await self.store.close()
+
+    def _parts(self) -> "list[Store | EventBus | Shared]":
+        return [self.store, self._shared, *([self._bus] if self._bus is not None else [])]
 
     async def _stop_engine(self, grace_seconds: float) -> None:
         await self.sweeper.stop()
@@ -504,8 +506,17 @@ async def serve(
     on_ready: Callable[[Application], None] | None = None,
     application: Application | None = None,
     place: Place | None = None,
+    on_drain: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Return the exit code.
+
+    Args:
+        settings: with a ``jwt_secret``.
+        dev: see ``build``.
+        on_ready: called once it listens.
+        application: what ``build`` made of the settings.
+        place: see ``build``.
+        on_drain: called when it was told to stop.
 
     Raises:
         OSError: it cannot listen.
@@ -518,11 +529,11 @@ async def serve(
     try:
         await application.startup()
         _calm_the_collector()
-        if place is not None:
-            listener = listen(settings.host, place.port, shared=True)
-        assert listener is not None
         try:
-            await _run(application, listener, on_ready, place)
+            if place is not None:
+                listener = listen(settings.host, place.port, shared=True)
+            assert listener is not None
+            await _run(application, listener, on_ready, on_drain, place)
         finally:
             await application.shutdown()
     finally:
@@ -549,6 +560,7 @@ async def _run(
     application: Application,
     listener: socket.socket,
     on_ready: Callable[[Application], None] | None,
+    on_drain: Callable[[], None],
     place: Place | None,
 ) -> None:
     application.listens_at(*listener.getsockname()[:2])
@@ -560,7 +572,12 @@ async def _run(
             place.tell_ready(application.url)
 
     server = Server(uvicorn_config(application), on_listening)
-    with _signals(lambda: _drain_then_stop(application, server), server):
+
+    async def stop() -> None:
+        on_drain()
+        await _drain_then_stop(application, server)
+
+    with _signals(stop, server):
         if place is not None:
             place.on_orphaned(lambda: os.kill(os.getpid(), signal.SIGTERM))
         await server.serve(sockets=[listener])

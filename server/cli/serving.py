@@ -5,12 +5,13 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
-from server.cli.errors import CANNOT_START, CliError
+from server.cli.errors import CANNOT_START, OK, CliError
 from server.cli.interrupt import ended_by_ctrl_c
 from server.cli.project import Project, shown
 from server.settings import Settings
@@ -18,6 +19,10 @@ from server.settings import Settings
 if TYPE_CHECKING:
     from server.app import Application
     from server.workers import Place
+
+
+AFTER_DRAIN_S: Final = 4.5
+"""Beyond the time that running steps have (25 s unless it is set) a process is gone: within 30 s in all."""
 
 
 def check_flows_folder(settings: Settings) -> None:
@@ -101,7 +106,15 @@ def run_server(
     project.import_actions_from()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(settings, dev=dev, on_ready=on_ready, place=place))
+            return runner.run(
+                serve(
+                    settings,
+                    dev=dev,
+                    on_ready=on_ready,
+                    place=place,
+                    on_drain=lambda: _leave_in_time(settings.drain_seconds + AFTER_DRAIN_S),
+                )
+            )
     except StoreUnavailable as error:
         hint = ": see that it runs, and that PARLEY_STORE names it; `parley doctor` looks closer"
         is_remote = settings.store.startswith("mongodb")
@@ -117,6 +130,16 @@ def run_server(
         ) from None
     except OSError as error:
         raise CliError(_why_not_listening(settings, error), CANNOT_START) from None
+
+
+def _leave_in_time(seconds: float) -> None:
+    """End the process then, whatever still runs: an action in a thread cannot be told to stop.
+
+    Everything that was acknowledged is in the store, and what ran has been handed over by its lease.
+    """
+    leaving = threading.Timer(seconds, os._exit, [OK])
+    leaving.daemon = True
+    leaving.start()
 
 
 def announce(text: str, *, err: bool = False) -> None:

@@ -143,6 +143,26 @@ async def test_a_running_step_gets_its_time_and_its_result_is_kept(tmp_path: Pat
     assert (tmp_path / "done").read_text().count("\n") == 1
 
 
+async def test_an_action_in_a_thread_does_not_keep_the_process(tmp_path: Path) -> None:
+    """Nobody can stop it; what it was about is recovered from its intent."""
+    (tmp_path / "work.py").write_text(
+        "import time\nfrom pathlib import Path\n\n"
+        "def slowly(context):\n"
+        '    Path(__file__).with_name("begun").write_text(context.key)\n'
+        "    time.sleep(120)\n"
+    )
+    (tmp_path / "parley.toml").write_text('actions = ["work"]\n')
+    with server_process(tmp_path, flows={"slow": SLOW_FLOW}, PARLEY_DRAIN_SECONDS="1") as server:
+        client = await open_client(server, "c1")
+        await client.say("c1", "go")
+        while not (tmp_path / "begun").exists():
+            await asyncio.sleep(0.02)
+        server.process.send_signal(signal.SIGTERM)
+        assert (await client.closed())[0] == 4001
+        assert await exit_code(server, 20) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
 async def test_what_was_acknowledged_up_to_the_end_is_there_afterwards(tmp_path: Path) -> None:
     acked: dict[str, int] = {}
     with server_process(tmp_path, PARLEY_DRAIN_SECONDS="3") as server:
