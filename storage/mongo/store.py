@@ -242,8 +242,9 @@ class MongoStore:
         return known
 
     async def _change(self, key: Key, commit: Commit, known: Known) -> CommitOutcome:
-        known = await self._with_room(key, commit, known)
         entry = entry_of(commit, known)
+        if commit.record.deleted_at is None:
+            known = await self._with_room(key, known, entry)
         beside = next_known(commit, known, entry)
         added = [wait for wait in beside.waits if wait not in known.waits]
         ended = [wait for wait in known.waits if wait not in beside.waits]
@@ -269,14 +270,10 @@ class MongoStore:
                     await waits.forget(self._database, key, ended)
         return outcome
 
-    async def _with_room(self, key: Key, commit: Commit, known: Known) -> Known:
+    async def _with_room(self, key: Key, known: Known, entry: Document | None) -> Known:
         """Return what is known, with what it still has to carry; put that into the log if it is too much."""
-        batch = stored_batch(commit)
         carried = sum(map(entry_bytes, known.unflushed))
-        if not carried or batch is None or commit.record.deleted_at is not None:
-            return known
-        new = entry_bytes(entry_of(commit, known) or {})
-        if carried + new <= UNFLUSHED_MAX_BYTES:
+        if not carried or entry is None or carried + entry_bytes(entry) <= UNFLUSHED_MAX_BYTES:
             return known
         await asyncio.gather(*self._submit(key, known.unflushed))
         return known._replace(unflushed=())
