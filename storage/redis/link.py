@@ -114,11 +114,13 @@ class Link:
 
     async def _keep(self) -> None:
         """Connect again whenever the connection is lost, with full jitter: many instances wait with us."""
-        failures = 0
+        failures, now = 0, asyncio.get_running_loop().time
         while True:
             if self.up:
-                failures = 0
+                since = now()
                 await self._gone.wait()
+                # One that is cut off again and again waits longer each time.
+                failures = 0 if now() - since >= BACKOFF_MOST_S else failures
             most = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**failures)
             await asyncio.sleep(self._random.uniform(0, most))
             failures = min(failures + 1, 10)
@@ -126,6 +128,8 @@ class Link:
                 await self._attempt()
             except BusRefused as error:
                 self._note(str(error))
+            except Exception:  # noqa: BLE001 - whatever it is, nobody else would try again
+                _log.exception("redis_connecting_failed", role=self.role)
 
     async def _attempt(self) -> None:
         """Connect and set up; returns with ``up`` or ``reason`` set. Raises BusRefused."""

@@ -169,7 +169,7 @@ async def connect(address: Address, host: str, port: int) -> tuple[Wire, Server]
         ) from error
     except ssl.SSLError as error:
         raise BusRefused(f"{where} does not speak TLS with us: write redis:// without TLS") from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: no such name can exist
         raise Away("cannot be reached") from error
 
 

@@ -16,7 +16,6 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.needs("redis")
 
 PACE: Final = Pace(dead_after=20, ask_after=0.2, probe_after=0.2, check_every=0.05)
-HASTY: Final = Pace(dead_after=0.3, ask_after=0.2, probe_after=0.2, check_every=0.05)
 DAY: Final = Window("day", 10, 86_400_000)
 
 
@@ -103,7 +102,7 @@ async def test_while_redis_is_away_each_counts_and_sees_itself(redis_server: Red
 
 
 async def test_a_redis_that_hangs_holds_nobody_up_for_long(redis_server: RedisServer) -> None:
-    async with instances(redis_server.url, 1, HASTY) as (here,):
+    async with instances(redis_server.url, 1) as (here,):
         redis_server.pause()
         async with asyncio.timeout(10):
             for _ in range(100):
