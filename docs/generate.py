@@ -1,7 +1,8 @@
 """Writes the reference pages that are made from the code; with ``--check`` only tells whether they are current.
 
 ``python -m docs.generate`` writes ``docs/reference/errors.md`` from ``protocol/errors.py``, ``openapi.json`` from the
-table of REST operations, ``asyncapi.json`` from the frames and ``python-sdk.md`` from the SDK's docstrings.
+table of REST operations, ``asyncapi.json`` from the frames ``python-sdk.md`` from the SDK's docstrings, and
+``javascript-sdk.md`` and ``sdk-parity.md`` from the types of the JavaScript SDK.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from docs.javascript import javascript_page, parity_page
 from docs.sdk import sdk_page
 from protocol import asyncapi
 from protocol.errors import ERRORS, CloseCode, ErrorCode, may_reconnect
@@ -126,6 +128,8 @@ def openapi() -> str:
 PAGES: Final[Mapping[Path, Callable[[], str]]] = {
     HERE / "reference" / "errors.md": errors_page,
     HERE / "reference" / "python-sdk.md": sdk_page,
+    HERE / "reference" / "javascript-sdk.md": javascript_page,
+    HERE / "reference" / "sdk-parity.md": parity_page,
     HERE / "reference" / "openapi.json": openapi,
     HERE / "reference" / "asyncapi.json": lambda: asyncapi.render(version()),
 }

@@ -75,7 +75,7 @@ def targets() -> set[str]:
 
 
 def test_every_fenced_block_says_what_it_is() -> None:
-    known = {"sh", "console", "yaml", "toml", "python", "text", "json", "ini", "nginx"}
+    known = {"sh", "console", "yaml", "toml", "python", "text", "json", "ini", "nginx", "js", "ts", "html"}
     assert [snippet for snippet in SNIPPETS if snippet.language not in known] == []
 
 
@@ -110,7 +110,7 @@ def test_a_command_on_a_page_can_be_typed(snippet: Snippet) -> None:
                 assert program in {block.file for block in blocks_of(snippet.page)}
             case ["openssl", "rand", "-hex", _]:
                 continue
-            case [".venv/bin/pip" | "pip", "install", *_]:
+            case [".venv/bin/pip" | "pip" | "npm", "install", *_]:
                 continue
             case ["mkdir", "-p", _]:
                 continue

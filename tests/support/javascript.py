@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -28,7 +29,10 @@ def bundle(source: str, target: Path, *, platform: str) -> Path:
     options = ["--bundle", "--format=esm", f"--platform={platform}", "--tsconfig-raw={}"]
     command = [str(esbuild), source, *options]
     subprocess.run(
-        [*command, f"--outfile={target}", "--log-level=warning"], cwd=CLIENTS / "javascript", check=True
+        [*command, f"--outfile={target}", "--log-level=warning"],
+        cwd=CLIENTS / "javascript",
+        env={**os.environ, "NODE_PATH": str(CLIENTS / "node_modules")},
+        check=True,
     )
     return target
 

@@ -12,16 +12,12 @@ import {
   type WaitOptions,
 } from "./conversation.js";
 import { WrongState } from "./errors.js";
-import {
-  type Execution,
-  type JsonObject,
-  type Pending,
-  type Raw,
-  type Receipt,
-  toExecution,
-  toReceipt,
-} from "./records.js";
+import type { Execution, JsonObject, Pending, Raw, Receipt } from "./records.js";
 import type { Rest } from "./rest.js";
+
+type RestSide = typeof import("./rest.js");
+/** Loads the code that speaks REST; with it, who speaks to this client's server. */
+export type LoadRest = () => Promise<[rest: Rest, side: RestSide]>;
 
 /**
  * One run of a flow. Get it from `parley.start` or `parley.execution`.
@@ -36,12 +32,12 @@ export class ExecutionHandle {
   conversationId: string | null;
   /** What its events, logs and outgoing calls carry; null until the server has told. */
   correlationId: string | null;
-  #rest: Rest;
+  #load: LoadRest;
   #newKey: () => string;
 
   /** @internal */
-  constructor(rest: Rest, newKey: () => string, executionId: string | null, told: Raw = {}) {
-    this.#rest = rest;
+  constructor(load: LoadRest, newKey: () => string, executionId: string | null, told: Raw = {}) {
+    this.#load = load;
     this.#newKey = newKey;
     this.executionId = executionId;
     this.conversationId = told.conversation_id ?? null;
@@ -55,7 +51,9 @@ export class ExecutionHandle {
    * @throws ParleyError as `accept`.
    */
   async get(options: WaitOptions = {}): Promise<Execution> {
-    const found = toExecution(await this.#rest.get(this.#path(), {}, ask(options)));
+    const path = this.#path();
+    const [rest, side] = await this.#load();
+    const found = side.toExecution(await rest.get(path, {}, ask(options)));
     this.conversationId = found.conversation_id ?? this.conversationId;
     this.correlationId = found.correlation_id ?? this.correlationId;
     return found;
@@ -139,7 +137,9 @@ export class ExecutionHandle {
 
   async #post(what: string, body: Raw, options: CommandOptions): Promise<Receipt> {
     const key = options.idempotencyKey ?? this.#newKey();
-    return toReceipt(await this.#rest.post(`${this.#path()}/${what}`, body, key, ask(options)));
+    const path = `${this.#path()}/${what}`;
+    const [rest, side] = await this.#load();
+    return side.toReceipt(await rest.post(path, body, key, ask(options)));
   }
 }
 

@@ -6,8 +6,8 @@
 import { type Clock, fullJitter, sleep } from "./clock.js";
 import { ParleyError } from "./errors.js";
 import type { InboxEvent } from "./events.js";
-import { type InboxItem, toInboxItem } from "./records.js";
-import type { Rest } from "./rest.js";
+import type { InboxItem } from "./records.js";
+import { type Rest, toInboxItem } from "./rest.js";
 
 /** Yield what opens and what is settled, over reconnections; see `Parley.inboxEvents`. */
 export async function* watchInbox(

@@ -21,7 +21,7 @@ export {
 } from "./conversation.js";
 export * from "./errors.js";
 export type * as events from "./events.js";
-export type { AnyEvent, Event, InboxEvent } from "./events.js";
+export { type AnyEvent, type Event, type InboxEvent, parseEvent } from "./events.js";
 export { ExecutionHandle } from "./execution.js";
 export { browserOutbox, type KeptCommand, type OutboxStore } from "./outbox.js";
 export { type ListOptions, Parley, type ParleyOptions, type StartOptions } from "./parley.js";

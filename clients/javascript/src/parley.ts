@@ -14,19 +14,10 @@ import {
   type WaitOptions,
 } from "./conversation.js";
 import type { InboxEvent } from "./events.js";
-import { ask, ExecutionHandle } from "./execution.js";
-import { watchInbox } from "./inbox.js";
+import { ask, ExecutionHandle, type LoadRest } from "./execution.js";
 import { OUTBOX_BYTES, Outbox, type OutboxStore } from "./outbox.js";
 import { given, restUrl, socketUrl } from "./protocol.js";
-import {
-  type Execution,
-  type InboxItem,
-  type JsonObject,
-  type Principal,
-  toExecution,
-  toInboxItem,
-} from "./records.js";
-import { pages, Rest } from "./rest.js";
+import type { Execution, InboxItem, JsonObject, Principal } from "./records.js";
 import { OUTBOX_LIMIT, Session } from "./session.js";
 import type { SocketClass } from "./sockets.js";
 import { Stream } from "./stream.js";
@@ -132,7 +123,7 @@ export class Parley {
   /** Where REST calls go, without a slash at its end. */
   readonly restUrl: string;
   #connection: Connection;
-  #rest: Rest;
+  #rest: LoadRest;
   #clock: Clock;
   #random: () => number;
   #listeners = new Set<(event: ConnectionEvent) => void>();
@@ -172,8 +163,17 @@ export class Parley {
       onFrame: options.onFrame ?? null,
       told: (event) => notify(this.#listeners, event),
     });
-    const getToken = () => this.#connection.getToken();
-    this.#rest = new Rest(this.restUrl, getToken, typeof token === "function", clock, random);
+    let loaded: ReturnType<LoadRest> | null = null;
+    this.#rest = () => {
+      loaded ??= import("./rest.js").then((side) => {
+        const getToken = () => this.#connection.getToken();
+        return [new side.Rest(this.restUrl, getToken, typeof token === "function", clock, random), side];
+      });
+      loaded.catch(() => {
+        loaded = null; // offline, perhaps; the next call asks again
+      });
+      return loaded;
+    };
   }
 
   /**
@@ -235,12 +235,8 @@ export class Parley {
       on_busy: options.onBusy,
     };
     const key = options.idempotencyKey ?? this.#connection.newId();
-    const reply = await this.#rest.post(
-      `/flows/${encodeURIComponent(flowId)}/start`,
-      body,
-      key,
-      ask(options),
-    );
+    const [rest] = await this.#rest();
+    const reply = await rest.post(`/flows/${encodeURIComponent(flowId)}/start`, body, key, ask(options));
     return this.#handle(reply.execution_id ?? null, reply);
   }
 
@@ -265,8 +261,9 @@ export class Parley {
       until: text(options.until),
       limit: options.pageSize ?? 50,
     };
-    for await (const raw of pages(this.#rest, "/executions", "executions", query, ask(options))) {
-      yield toExecution(raw);
+    const [rest, side] = await this.#rest();
+    for await (const raw of side.pages(rest, "/executions", "executions", query, ask(options))) {
+      yield side.toExecution(raw);
     }
   }
 
@@ -280,14 +277,10 @@ export class Parley {
   async *inbox(
     options: WaitOptions & { pageSize?: number } = {},
   ): AsyncGenerator<InboxItem, void, undefined> {
-    for await (const raw of pages(
-      this.#rest,
-      "/inbox",
-      "items",
-      { limit: options.pageSize ?? 50 },
-      ask(options),
-    )) {
-      yield toInboxItem(raw);
+    const [rest, side] = await this.#rest();
+    const query = { limit: options.pageSize ?? 50 };
+    for await (const raw of side.pages(rest, "/inbox", "items", query, ask(options))) {
+      yield side.toInboxItem(raw);
     }
   }
 
@@ -300,7 +293,8 @@ export class Parley {
    * @throws Unauthorized, TokenExpired: the credential is not taken any more.
    */
   async *inboxEvents(options: { signal?: AbortSignal } = {}): AsyncGenerator<InboxEvent, void, undefined> {
-    yield* watchInbox(this.#rest, this.#clock, this.#random, options.signal);
+    const [rest, side] = await this.#rest();
+    yield* side.watchInbox(rest, this.#clock, this.#random, options.signal);
   }
 
   // --- the connection -----------------------------------------------------------------------

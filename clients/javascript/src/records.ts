@@ -160,10 +160,8 @@ export function items(value: unknown): Raw[] {
   return Array.isArray(value) ? value.filter((item) => item !== null && typeof item === "object") : [];
 }
 
-const ended = (status: unknown) => /^(completed|failed|cancelled|expired)$/.test(String(status));
-
 /** Whether an execution in this status has ended. */
-export const hasEnded = ended;
+export const hasEnded = (status: unknown) => /^(completed|failed|cancelled|expired)$/.test(String(status));
 
 export const toMessage = (raw: Raw): Message =>
   ({
@@ -240,54 +238,4 @@ export function toTurn(
     duplicate,
     raw: data,
   };
-}
-
-export const toExecution = (raw: Raw): Execution =>
-  ({
-    conversation_id: null,
-    status: "pending",
-    flow_id: null,
-    flow_version: null,
-    project_id: null,
-    user_id: null,
-    input: null,
-    output: null,
-    error: null,
-    current_step_id: null,
-    completed_steps: [],
-    correlation_id: null,
-    request_id: null,
-    started_at: null,
-    updated_at: null,
-    completed_at: null,
-    ...raw,
-    pending: items(raw.pending).map(toPending),
-    ended: ended(raw.status),
-    raw,
-  }) as unknown as Execution;
-
-export const toInboxItem = (raw: Raw): InboxItem =>
-  ({
-    conversation_id: null,
-    flow_id: null,
-    user_id: null,
-    wait_id: "",
-    since: null,
-    ...raw,
-    pending: raw.pending ? toPending(raw.pending) : null,
-    raw,
-  }) as unknown as InboxItem;
-
-export function toReceipt(raw: Raw): Receipt {
-  const {
-    command_id,
-    status = "running",
-    duplicate = false,
-    execution_id = null,
-    conversation_id = null,
-  } = raw;
-  const turn = raw.result
-    ? toTurn(conversation_id ?? "", command_id, raw.result, status === "completed", execution_id, duplicate)
-    : null;
-  return { command_id, status, duplicate, execution_id, conversation_id, turn, raw };
 }

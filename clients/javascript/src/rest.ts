@@ -1,12 +1,24 @@
 /**
- * The server's REST side: one request, its retries, and the typed error of a refusal.
+ * The server's REST side: one request, its retries, and the typed error of a refusal; and what it answers.
+ *
+ * A page that only chats never loads this: it is imported by the first call that needs it.
  *
  * @module
  */
 import { type Clock, fullJitter } from "./clock.js";
 import { ConnectionLost, errorFromWire, ParleyError, Refused, Timeout } from "./errors.js";
 import { encode, given } from "./protocol.js";
-import { mapping, type Raw } from "./records.js";
+import {
+  type Execution,
+  hasEnded,
+  type InboxItem,
+  items,
+  mapping,
+  type Raw,
+  type Receipt,
+  toPending,
+  toTurn,
+} from "./records.js";
 import { MAX_RETRY_MS, MAX_TRIES } from "./session.js";
 
 /** How long one attempt may take. */
@@ -273,3 +285,55 @@ function search(query: Raw): string {
   const text = new URLSearchParams(given(query) as Record<string, string>).toString();
   return text && `?${text}`;
 }
+
+export const toExecution = (raw: Raw): Execution =>
+  ({
+    conversation_id: null,
+    status: "pending",
+    flow_id: null,
+    flow_version: null,
+    project_id: null,
+    user_id: null,
+    input: null,
+    output: null,
+    error: null,
+    current_step_id: null,
+    completed_steps: [],
+    correlation_id: null,
+    request_id: null,
+    started_at: null,
+    updated_at: null,
+    completed_at: null,
+    ...raw,
+    pending: items(raw.pending).map(toPending),
+    ended: hasEnded(raw.status),
+    raw,
+  }) as unknown as Execution;
+
+export const toInboxItem = (raw: Raw): InboxItem =>
+  ({
+    conversation_id: null,
+    flow_id: null,
+    user_id: null,
+    wait_id: "",
+    since: null,
+    ...raw,
+    pending: raw.pending ? toPending(raw.pending) : null,
+    raw,
+  }) as unknown as InboxItem;
+
+export function toReceipt(raw: Raw): Receipt {
+  const {
+    command_id,
+    status = "running",
+    duplicate = false,
+    execution_id = null,
+    conversation_id = null,
+  } = raw;
+  const turn = raw.result
+    ? toTurn(conversation_id ?? "", command_id, raw.result, status === "completed", execution_id, duplicate)
+    : null;
+  return { command_id, status, duplicate, execution_id, conversation_id, turn, raw };
+}
+
+export { watchInbox } from "./inbox.js";
