@@ -89,6 +89,7 @@ class Link:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        self.up = False  # nothing to warn of
         if self.wire is not None:
             self.wire.abort("was closed")
 

@@ -242,9 +242,11 @@ async def test_closing_hangs_on_no_redis(redis_server: RedisServer) -> None:
 
 async def test_an_instance_leaves_nothing_behind(redis_server: RedisServer) -> None:
     before = asyncio.all_tasks()
-    async with instances(redis_server.url):
-        pass
+    with structlog.testing.capture_logs() as logs:
+        async with instances(redis_server.url):
+            pass
     assert asyncio.all_tasks() == before
+    assert [entry for entry in logs if entry["log_level"] != "info"] == []
     with redis_server.client() as client:
         await eventually(lambda: client.info("clients")["connected_clients"] == 1)
 
