@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import structlog
 
+from server.app import PATIENCE_S
 from tests.support.cluster import cluster
 from tests.support.gate import gate_named, gates
 from tests.support.rest import call, streamed
@@ -85,3 +86,26 @@ async def test_a_long_outage_of_the_store_leaves_everything_at_work(
                 await asyncio.sleep(0.05)
     await asyncio.sleep(0.1)
     assert len(asyncio.all_tasks()) < 10
+
+
+async def test_a_store_that_hangs_keeps_nobody_waiting_for_long(tmp_path: Path) -> None:
+    """Not those either who wait behind somebody; and what hung may happen, once, when it goes on."""
+    async with cluster(tmp_path, 1, **SETTINGS) as (one,):
+        clients = [await one.connect() for _ in range(3)]
+        first = await clients[0].say("c1", "hi")
+        one.connection.answers.clear()
+        async with asyncio.timeout(PATIENCE_S + 2):
+            refused = await asyncio.gather(
+                *(
+                    client.say("c1", "Ada", idempotency_key=f"key-0000000{number}")
+                    for number, client in enumerate(clients)
+                )
+            )
+        assert [answer["error"]["code"] for answer in refused] == ["store_unavailable"] * 3
+        one.connection.answers.set()
+        again = await clients[0].say("c1", "Ada", idempotency_key="key-00000000")
+        assert again["type"] == "ack"
+        history = await clients[1].ask("history", conversation_id="c1")
+        texts = [message["text"] for message in history["result"]["messages"]]
+        assert texts.count("Ada") == 1
+        assert again["offset"] > first["offset"]

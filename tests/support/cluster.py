@@ -4,6 +4,7 @@ The store is ``SplitStore`` (commits and log are apart, as in MongoDB) behind a 
 the bus is the in-process one with a plug. Real sockets, real time.
 """
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -23,7 +24,11 @@ def wall_ms() -> int:
 
 
 class Connection:
-    """One instance's connection to the store that all share. ``away`` fails each call, as a driver does."""
+    """One instance's connection to the store that all share.
+
+    ``away`` fails each call, as a driver does. ``answers`` is cleared to have calls hang, as if the store was
+    stopped: what was asked happens when it goes on.
+    """
 
     embedded = False
 
@@ -31,6 +36,8 @@ class Connection:
         self._inner = inner
         self.detects_duplicates = inner.detects_duplicates
         self.away = False
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.calls = 0
 
     def now(self) -> int:
@@ -50,6 +57,12 @@ class Connection:
             self.calls += 1
             if self.away:
                 raise StoreUnavailable("nobody answers")
+            if self.answers.is_set():
+                return await method(*args, **kwargs)
+            return await asyncio.shield(asyncio.create_task(late(*args, **kwargs)))
+
+        async def late(*args: Any, **kwargs: Any) -> Any:
+            await self.answers.wait()
             return await method(*args, **kwargs)
 
         return call
