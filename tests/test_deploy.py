@@ -334,6 +334,21 @@ def test_the_balancers_own_refusals_have_the_form_of_the_servers() -> None:
         assert refusal["temporary"] == like.temporary
 
 
+async def test_the_ingress_publishes_what_the_server_has_for_clients_and_nothing_else(tmp_path: Path) -> None:
+    [rule] = yaml_of(KUBERNETES / "ingress.yaml")["spec"]["rules"]
+    published = {entry["path"]: entry["pathType"] for entry in rule["http"]["paths"]}
+
+    def is_published(path: str) -> bool:
+        return any(
+            path == prefix or (kind == "Prefix" and path.startswith(prefix + "/"))
+            for prefix, kind in published.items()
+        )
+
+    async with running_server(tmp_path) as server:
+        paths = {route.path for route in server.application.routes} | {"/v1/ws"}
+    assert {path for path in paths if not is_published(path)} == {"/metrics", "/startupz"}
+
+
 DASHBOARD = json.loads((ROOT / "deploy/grafana/parley.json").read_text())
 
 

@@ -255,6 +255,19 @@ async def test_an_instance_that_drains_gets_no_new_client_and_nobody_notices(tmp
 
 
 @pytest.mark.needs("nginx")
+async def test_a_request_that_fails_for_its_own_reasons_keeps_nobody_from_an_instance(tmp_path: Path) -> None:
+    async with cluster(tmp_path, 2) as instances:
+        with balancer(tmp_path, [instance.address for instance in instances]) as nginx:
+            for instance in instances:
+                instance.connection.away = True
+            async with httpx.AsyncClient(base_url=nginx.url, headers=bearer()) as rest:
+                refused = [await rest.get("/v1/conversations/c1/state") for _ in range(4)]
+            assert {answer.json()["error"]["code"] for answer in refused} == {"store_unavailable"}
+            async with await nginx.open() as client:  # each of those was a 503, and yet
+                assert instance_of(client) in {"i1", "i2"}
+
+
+@pytest.mark.needs("nginx")
 async def test_bodies_that_are_too_large_are_refused_in_the_servers_words(tmp_path: Path) -> None:
     async with cluster(tmp_path, 1) as [instance]:
         with balancer(tmp_path, [instance.address]) as nginx:

@@ -82,6 +82,7 @@ def test_what_cannot_be_reached_is_a_problem(tmp_path: Path) -> None:
     found = {finding["subject"]: finding for finding in json.loads(told.stdout)}
     assert (told.returncode, found["mongodb"]["level"]) == (FAILED, "problem"), told.stderr
     assert found["mongodb"]["fix"].startswith("Start it, or correct PARLEY_STORE")
+    assert found["bus"]["level"] == "warning"  # a second instance would not hear of the first
 
 
 @pytest.mark.needs("mongo")
