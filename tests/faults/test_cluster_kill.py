@@ -17,7 +17,7 @@ from tests.support.ordeal import SEEDS, THOROUGH, Ordeal
 pytestmark = [pytest.mark.slow, pytest.mark.needs("redis", "mongo"), pytest.mark.timeout(300)]
 each_seed = pytest.mark.parametrize("seed", SEEDS)
 
-KILLS: Final = 60 if THOROUGH else 10
+KILLS: Final = 20 if THOROUGH else 10
 PEOPLE: Final = ("ann", "bob", "eve", "joe", "kim", "liz", "max", "pia")
 """Whose instance died in an effect waits for the end of its lease: some are to be served meanwhile."""
 STORE: Final = {"PARLEY_STORE": "tests.support.killable_server:open_store"}

@@ -16,10 +16,10 @@ from tests.support.server import Client
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("redis", "mongo"), pytest.mark.timeout(300)]
 
-ROUNDS: Final = 4 if THOROUGH else 1
+ROUNDS: Final = 3 if THOROUGH else 1
 HANGS_S: Final = (2, 10, 60) if THOROUGH else (2,)
 NOTICED_S: Final = 5
-CUTS: Final = 60 if THOROUGH else 10
+CUTS: Final = 40 if THOROUGH else 10
 
 
 async def _restarts(ordeal: Ordeal) -> None:

@@ -16,7 +16,7 @@ from tests.support.ordeal import THOROUGH, Fault, Ordeal, cases, lasting
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("redis", "mongo"), pytest.mark.timeout(300)]
 
-ROUNDS: Final = 5 if THOROUGH else 1
+ROUNDS: Final = 3 if THOROUGH else 1
 HANGS_S: Final = (2, 10, 60) if THOROUGH else (2,)
 NOTICED_S: Final = 5
 """An unanswered command of ours says so after that long."""

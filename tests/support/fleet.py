@@ -17,7 +17,7 @@ import orjson
 from storage.base import Store
 from storage.open import open_store
 from tests.support.killable_server import Life, Nursery, steady_port
-from tests.support.lines import Line
+from tests.support.lines import Line, Lines
 from tests.support.mongo import MongoServer
 from tests.support.redis import RedisServer
 
@@ -36,15 +36,31 @@ class Ready(NamedTuple):
 
 
 class Instance:
-    """One server of the fleet, life after life on its port."""
+    """One server of the fleet, life after life on its port.
 
-    def __init__(self, nursery: Nursery, number: int, env: Mapping[str, str]) -> None:
+    Attributes:
+        to_mongo, to_redis: its lines to the store and the bus.
+    """
+
+    def __init__(
+        self, nursery: Nursery, number: int, to_mongo: Line, to_redis: Line, env: Mapping[str, str]
+    ) -> None:
         self.number = number
         self.port = steady_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.lives: list[Life] = []
+        self.to_mongo, self.to_redis = to_mongo, to_redis
         self._nursery = nursery
-        self._env = {**env, "PARLEY_PORT": str(self.port), "PARLEY_INSTANCE_ID": f"i{number}"}
+        store, bus = _store_url(to_mongo.port), f"redis://127.0.0.1:{to_redis.port}"
+        self._env = {
+            "PARLEY_STORE": store,
+            "PARLEY_TEST_DATABASE": store,
+            "PARLEY_BUS": bus,
+            "PARLEY_TEST_BUS": bus,
+            **env,
+            "PARLEY_PORT": str(self.port),
+            "PARLEY_INSTANCE_ID": f"i{number}",
+        }
 
     @property
     def life(self) -> Life:
@@ -123,16 +139,16 @@ class Fleet:
 
     Attributes:
         front: the balancer that clients connect to.
-        to_mongo, to_redis: the lines from the servers to their store and their bus.
+        to_mongo, to_redis: the lines of all instances.
     """
 
     def __init__(
-        self, nursery: Nursery, mongo: MongoServer, redis: RedisServer, lines: tuple[Line, Line],
-        instances: Sequence[Instance],
-    ) -> None:  # fmt: skip
+        self, nursery: Nursery, mongo: MongoServer, redis: RedisServer, instances: Sequence[Instance]
+    ) -> None:
         self.mongo, self.redis = mongo, redis
-        self.to_mongo, self.to_redis = lines
         self.instances = instances
+        self.to_mongo = Lines(instance.to_mongo for instance in instances)
+        self.to_redis = Lines(instance.to_redis for instance in instances)
         self.front: Line
         self._nursery = nursery
 
@@ -156,13 +172,13 @@ class Fleet:
             await asyncio.to_thread(mongo.start)
             if redis:
                 await asyncio.to_thread(bus.start)
-            lines = Line([mongo.port]), Line([bus.port])
-            for line in lines:
-                await stack.enter_async_context(line)
-            env = {**_environment(lines), **env}
-            nursery = await stack.enter_async_context(Nursery.open(folder, steady_port(), env))
-            instances = [Instance(nursery, number, env) for number in range(size)]
-            fleet = cls(nursery, mongo, bus, lines, instances)
+            nursery = await stack.enter_async_context(Nursery.open(folder, steady_port(), {}))
+            instances = []
+            for number in range(size):
+                to_mongo = await stack.enter_async_context(Line([mongo.port]))
+                to_redis = await stack.enter_async_context(Line([bus.port]))
+                instances.append(Instance(nursery, number, to_mongo, to_redis, env))
+            fleet = cls(nursery, mongo, bus, instances)
             fleet.front = await stack.enter_async_context(Line([each.port for each in instances]))
             await fleet.each(lambda instance: instance.serve())
             await fleet.until(200, "ok" if redis else "degraded")
@@ -184,16 +200,6 @@ class Fleet:
     def store(self) -> Store:
         """Return a store of one's own on the same database, not yet opened."""
         return open_store(_store_url(self.mongo.port))
-
-
-def _environment(lines: tuple[Line, Line]) -> dict[str, str]:
-    to_mongo, to_redis = lines
-    return {
-        "PARLEY_STORE": _store_url(to_mongo.port),
-        "PARLEY_TEST_DATABASE": _store_url(to_mongo.port),
-        "PARLEY_BUS": f"redis://127.0.0.1:{to_redis.port}",
-        "PARLEY_TEST_BUS": f"redis://127.0.0.1:{to_redis.port}",
-    }
 
 
 def _store_url(port: int) -> str:

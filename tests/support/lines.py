@@ -17,7 +17,6 @@ class Line:
 
     Attributes:
         port: where it listens.
-        refuses: whether new connections are reset.
         cut_off: how many connections were cut.
     """
 
@@ -28,7 +27,6 @@ class Line:
         self._tasks: set[asyncio.Task[None]] = set()
         self._flows = asyncio.Event()
         self._flows.set()
-        self.refuses = False
         self.cut_off = 0
 
     async def __aenter__(self) -> Self:
@@ -76,7 +74,7 @@ class Line:
         assert task is not None
         self._tasks.add(task)
         try:
-            there = None if self.refuses else await self._dial()
+            there = await self._dial()
             if there is not None:
                 await self._carry(_Connection(reader, writer, *there))
         except asyncio.CancelledError:
@@ -100,6 +98,25 @@ class Line:
         finally:
             self._connections.discard(connection)
             connection.close()
+
+
+class Lines(list[Line]):
+    """Several lines, to be mistreated at once."""
+
+    @property
+    def cut_off(self) -> int:
+        """How many connections were cut."""
+        return sum(line.cut_off for line in self)
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for line in self:
+            line.cut()
+
+    def lose_answers(self) -> None:
+        """Carry no answer on the present connections any more."""
+        for line in self:
+            line.lose_answers()
 
 
 class _Connection:

@@ -109,13 +109,14 @@ class Ordeal:
         pause_s: how long a person rests between two things, on average.
         inspects: the conversations that are seen from every instance; all of them unless said otherwise.
         redis: whether Redis is there when the servers start.
+        answers: whether every request is to be answered in time.
         env: more variables for the servers.
     """
 
     def __init__(
         self, folder: Path, seed: int, *, flows: Mapping[str, str] = SHOP, people: Sequence[str] = PEOPLE,
         deciders: int = 0, pause_s: float = 0.03, inspects: Sequence[str] | None = None, redis: bool = True,
-        env: Mapping[str, str] | None = None,
+        answers: bool = True, env: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.chance = random.Random(seed)
         self.fleet: Fleet
@@ -123,6 +124,7 @@ class Ordeal:
         self.turns = self.unknown = 0
         self._effects = EffectLog(folder / "effects.log")
         self._folder, self._seed, self._people, self._redis = folder, seed, people, redis
+        self._answers = answers
         self._deciders, self._pause_s, self._inspects = deciders, pause_s, inspects
         self._env = {**environment(self._effects), **(env or {})}
         self._metronome = Metronome()
@@ -179,7 +181,8 @@ class Ordeal:
         found += observers.late(
             evidence, self.history.epoch_s, self._calm_at, HEALED_WITHIN_S + slack_s
         )  # fmt: skip
-        found += observers.hanging(evidence, ANSWERED_WITHIN_S + slack_s)
+        if self._answers:
+            found += observers.hanging(evidence, ANSWERED_WITHIN_S + slack_s)
         return found if calm else [*found, Violation("answers", "all", "they never came to rest")]
 
     # --- what a fault may ask -------------------------------------------------------------------
