@@ -31,6 +31,21 @@ globalThis.begin = (url, token, name) => {
 """
 
 
+def output(program: Path, server: ServerProcess) -> str:
+    """Run a program in its folder, as somebody whom the server knows; return what it printed."""
+    done = subprocess.run(
+        ["node", str(program)],
+        env=os.environ | {"PARLEY_URL": server.url, "PARLEY_TOKEN": token()},
+        cwd=program.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_the_snippets_of_the_readme_run(tmp_path: Path, number: int) -> None:
     source = tmp_path / "snippet.mjs"
@@ -38,19 +53,9 @@ def test_the_snippets_of_the_readme_run(tmp_path: Path, number: int) -> None:
     program = bundle(str(source), tmp_path / "out.mjs", platform="node")
     project = shutil.copytree(ROOT / "examples" / "booking", tmp_path / "booking")
     with server_process(project) as server:
-        given = {"PARLEY_URL": server.url, "PARLEY_TOKEN": token()}
-        done = subprocess.run(
-            ["node", str(program)],
-            env=os.environ | given,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
+        said = output(program, server)
     expected = ("Which service?", "true\n", "0\n")[number]
-    assert expected in done.stdout
+    assert expected in said
 
 
 @pytest.fixture
@@ -102,4 +107,92 @@ def test_what_was_typed_offline_survives_the_page_and_is_said_once(server: Serve
         page.wait_for_function(f"{said}.length === 2")
         assert page.evaluate(said) == ["hello", "Ann"]
         page.wait_for_function("localStorage.length === 0")
+        context.close()
+
+
+REST_CALLS = """
+const parley = new Parley(process.env.PARLEY_URL, { token: process.env.PARLEY_TOKEN });
+const run = await parley.start("greet", { initialContext: { name: "Ann" } });
+const again = parley.execution(run.executionId);
+const told = [(await again.get()).status, (await again.pending()).length];
+for await (const { execution_id } of parley.executions({ pageSize: 1 })) {
+  told.push(execution_id === run.executionId);
+}
+for await (const item of parley.inbox()) {
+  told.push(item);
+}
+for await (const event of parley.inboxEvents()) {
+  told.push(event.type);
+  break;
+}
+const receipt = await again.cancel({ reason: "enough" });
+const refused = await again.cancel().catch((error) => error);
+told.push(receipt.status, refused instanceof WrongState, refused.name, (await again.get()).ended);
+console.log(JSON.stringify(told));
+await parley.close();
+"""
+LOADS = {
+    "mjs": 'import { Parley, WrongState } from "parley-client";\n%s',
+    "cjs": 'const { Parley, WrongState } = require("parley-client");\n(async () => {%s})();',
+}
+
+
+@pytest.mark.parametrize("kind", LOADS)
+def test_executions_are_started_and_steered_over_rest(tmp_path: Path, kind: str) -> None:
+    """As installed, by ``import`` and by ``require``, without a bundler."""
+    (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
+    program = tmp_path / f"program.{kind}"
+    program.write_text(LOADS[kind] % REST_CALLS)
+    with server_process(tmp_path) as server:
+        said = output(program, server)
+    assert json.loads(said) == [
+        "waiting_input", 0, True, "ready", "completed", True, "WrongState", True,
+    ]  # fmt: skip
+
+
+ONLINE_AGAIN = """
+async ([url, token]) => {
+  const { Parley } = await import("/cdn.js");
+  const sockets = [], states = [], sent = [];
+  globalThis.seen = { sockets, states, sent };
+  class Kept extends WebSocket {
+    constructor(...given) { super(...given); sockets.push(this); }
+  }
+  const chances = [1]; // the first pause is as long as it can be, and its timer never rings
+  const clock = {
+    now: () => performance.now(),
+    callLater: (ms, callback) => {
+      const timer = ms >= 500 ? 0 : setTimeout(callback, ms);
+      return () => clearTimeout(timer);
+    },
+  };
+  const parley = new Parley(url, {
+    token, WebSocket: Kept, clock, random: () => chances.pop() ?? 0,
+    onFrame: (way, text) => way === "out" && sent.push(JSON.parse(text).conversation_id ?? null),
+  });
+  parley.on("connection", ({ state }) => states.push(state));
+  await parley.connect({ timeoutMs: null });
+  sockets[0].close();
+}
+"""
+
+
+@pytest.mark.needs("browser")
+def test_a_browser_that_is_online_again_is_believed(server: ServerProcess, site: str, tmp_path: Path) -> None:
+    """The pause before a reconnection ends at once; a connection that stands is asked for a sign of life."""
+    shutil.copy(CLIENTS / "javascript" / "dist" / "parley-client.min.js", tmp_path / "cdn.js")
+    with running_browser() as browser:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(site)
+        page.evaluate(ONLINE_AGAIN, [server.url, token()])
+        page.wait_for_function("() => seen.states.at(-1) === 'disconnected'")
+        context.set_offline(True)
+        context.set_offline(False)
+        page.wait_for_function("() => seen.states.at(-1) === 'connected'")
+        assert page.evaluate("seen.sockets.length") == 2
+        context.set_offline(True)
+        context.set_offline(False)
+        page.wait_for_function("() => seen.sent.includes('probe')")
+        assert page.evaluate("seen.states.at(-1)") == "connected"
         context.close()
