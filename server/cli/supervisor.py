@@ -5,6 +5,7 @@ loop, so there is little in it that can fail. ``docs/decisions/0038`` says why t
 ``SO_REUSEPORT``, and when each of them is started, told to stop, and started again.
 """
 
+import contextlib
 import os
 import random
 import select
@@ -160,8 +161,7 @@ class Supervisor:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._signal(signal.SIGKILL)
             self._deadline = None
-        for slot in self._slots:
-            self._reap(slot)
+        self._reap()
 
     def _hear(self, slot: _Slot, url: str) -> None:
         """A worker serves, or (the end of its pipe) will not."""
@@ -201,14 +201,17 @@ class Supervisor:
             if slot.pid is not None:
                 os.kill(slot.pid, number)
 
-    def _reap(self, slot: _Slot) -> None:
-        if slot.pid is None:
-            return
-        pid, status = os.waitpid(slot.pid, os.WNOHANG)
-        if pid == 0:
-            return
-        code = os.waitstatus_to_exitcode(status)
-        slot.pid = None
+    def _reap(self) -> None:
+        """Take note of who has ended; in a container also of what the actions' own processes leave to us."""
+        slots = {slot.pid: slot for slot in self._slots if slot.pid is not None}
+        with contextlib.suppress(ChildProcessError):  # there is none left
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                slot = slots.get(ended[0])
+                if slot is not None:
+                    slot.pid = None
+                    self._ended(slot, os.waitstatus_to_exitcode(ended[1]))
+
+    def _ended(self, slot: _Slot, code: int) -> None:
         if self._stopping:
             # One that was told before it listened for that ends by the signal.
             ended_well = code in (OK, -signal.SIGTERM, -signal.SIGINT)

@@ -5,6 +5,7 @@ the store has (invariant 3), 500 conversations a read. Each has its tick in a ro
 with thousands of sockets asks evenly. What is behind is healed by ``catchup``.
 """
 
+import random
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
@@ -32,7 +33,7 @@ class Tails:
         self._topics = topics
         self._store = store
         self._catchup = catchup
-        self._ticks = 0
+        self._ticks = random.randrange(ROUND_TICKS)  # noqa: S311 - so that instances do not ask together
         self._left: dict[Topic, None] = {}
         self._at_work = False
 
@@ -40,7 +41,6 @@ class Tails:
         """Compare those whose turn it is, and those that the store was away for."""
         self._ticks += 1
         phase = self._ticks % ROUND_TICKS
-        # Texts hash differently in each process, so instances that start together do not ask together.
         self._compare(topic for key, topic in self._topics if hash(key) % ROUND_TICKS == phase)
 
     def check_all(self) -> None:
