@@ -245,6 +245,8 @@ class MongoStore:
         entry = entry_of(commit, known)
         if commit.record.deleted_at is None:
             known = await self._with_room(key, known, entry)
+        else:
+            await self._flushed(key)  # so that nothing of ours comes after the deletion
         beside = next_known(commit, known, entry)
         added = [wait for wait in beside.waits if wait not in known.waits]
         ended = [wait for wait in known.waits if wait not in beside.waits]
@@ -306,6 +308,12 @@ class MongoStore:
             else:
                 _logger.error("a batch cannot be put into the log", extra={"reason": str(error)})
         return outcomes
+
+    async def _flushed(self, key: Key) -> None:
+        """Wait for what is on its way to a conversation's log."""
+        late = [future for id_, future in self._flushing.items() if id_[:2] == key]
+        if late:
+            await asyncio.wait(late)
 
     def _confirm(self, placed: Placed) -> None:
         """The next commit need not carry what is in the log."""
@@ -438,9 +446,7 @@ class MongoStore:
         """See ``ConversationStore.remove_events``."""
         key = (tenant_id, conversation_id)
         self._known.pop(key, None)
-        late = [future for id_, future in self._flushing.items() if id_[:2] == key]
-        if late:
-            await asyncio.wait(late)
+        await self._flushed(key)
         return await writes.remove_events(self._database, tenant_id, conversation_id)
 
     async def expire_tombstones(self, now: TimeMs, limit: int) -> int:

@@ -78,11 +78,12 @@ async def test_events_of_a_tombstone_are_removed(store: Store) -> None:
 
 
 async def test_a_large_log_is_removed_whole(store: Store) -> None:
-    record = conversation()
-    for _ in range(1100):
+    """SQLite removes it in portions, which are smaller than this one."""
+    record, length = conversation(), 1100 if store.embedded else 50
+    for _ in range(length):
         record = await committed(store, record, ("a",))
     await buried(store, record)
-    assert await store.remove_events(TENANT, ID) == 1100
+    assert await store.remove_events(TENANT, ID) == length
     assert await store.events(TENANT, ID, EPOCH, 0) == []
 
 
