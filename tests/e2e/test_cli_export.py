@@ -119,3 +119,25 @@ def test_a_pipe_or_a_device_is_written_to_and_stays_one(shop: Path) -> None:
         received = reader.communicate()[0]
     assert (done.returncode, pipe.is_fifo()) == (OK, True)
     assert received.startswith(b'{"parley_export"')
+
+
+@pytest.mark.needs("mongo")
+def test_conversations_move_to_mongodb_and_back(shop: Path, mongo_url: str) -> None:
+    """One outgrows its machine; and what was exported from there is what went in."""
+    folder = shop.parent
+    mongo = ("--project", "branch", "--store", mongo_url)
+    made = parley("migrate", *mongo, cwd=folder)
+    assert (made.returncode, "made index conversations.key" in made.stdout) == (OK, True), made.stderr
+    assert parley("migrate", *mongo, cwd=folder).stdout == "nothing was missing\n"
+    assert parley("export", "--project", "shop", "--out", "there.jsonl", cwd=folder).returncode == OK
+    went = parley("import", *mongo, "there.jsonl", cwd=folder)
+    assert (went.returncode, "2 conversations" in went.stderr) == (OK, True), went.stderr
+    twice = parley("import", *mongo, "there.jsonl", cwd=folder)
+    assert (twice.returncode, "ended, mine already" in twice.stderr) == (FAILED, True)
+    assert parley("export", *mongo, "--out", "back.jsonl", cwd=folder).returncode == OK
+    there, back = ((folder / name).read_text().splitlines() for name in ("there.jsonl", "back.jsonl"))
+    assert len(there) == len(back)
+    home = parley("import", "--project", "branch", "back.jsonl", cwd=folder)
+    assert home.returncode == OK, home.stderr
+    with Dev(folder / "branch"):
+        assert say(folder / "branch", "ann@x.example\n") == ["One large coffee."]
