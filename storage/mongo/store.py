@@ -53,6 +53,7 @@ from storage.rules import check_commit, stored_batch
 UNFLUSHED_MAX_BYTES: Final = COMMIT_MAX_BYTES
 KNOWN_CONVERSATIONS: Final = 20_000
 FLUSH_QUEUE_MAX_BYTES: Final = 16 * 1024 * 1024
+CLOSE_S: Final = 5.0
 _GROUP_ITEMS: Final = 64
 _GROUP_BYTES: Final = 4 * 1024 * 1024
 
@@ -157,9 +158,11 @@ class MongoStore:
         if self._measuring is not None:
             self._measuring.cancel()
             self._measuring = None
-        if self._opened is not None and hasattr(self, "_commits"):
-            await self._commits.drained()
-            await self._flushes.drained()
+        if self._opened is not None:
+            with suppress(TimeoutError):  # what does not get there, another instance's sweep brings
+                async with asyncio.timeout(CLOSE_S):
+                    await self._commits.drained()
+                    await self._flushes.drained()
         self._opened = None
         self._known.clear()
         client, self._client = self._client, None
@@ -197,7 +200,8 @@ class MongoStore:
 
     def _loaded(self, key: Key, document: Document) -> Conversation:
         known = self._known.get(key)
-        if known is None or known.revision < document["revision"]:
+        if known is None or known.revision != document["revision"]:
+            # An older one, too: after its tombstone has gone, a conversation begins at revision 1 again.
             self._remember(key, known_of(document))
         return record_of(document)
 

@@ -71,9 +71,11 @@ async def expire_tombstones(database: Any, now: TimeMs, limit: int) -> int:
     """See ``ConversationStore.expire_tombstones``. What is left of their events goes with them."""
     asked = {"expires_at": {"$lte": date_of(number(now))}}
     async with reading():
-        cursor = database.conversations.find(asked, {"tenant_id": 1, "conversation_id": 1})
+        cursor = database.conversations.find(asked, {"tenant_id": 1, "conversation_id": 1, "epoch": 1})
         found = await cursor.sort("expires_at", 1).limit(limit).to_list(limit)
         for document in found:
-            await database.events.delete_many(place(document["tenant_id"], document["conversation_id"]))
+            # Of this epoch only: the server may have removed the tombstone, and somebody begun anew.
+            left = place(document["tenant_id"], document["conversation_id"]) | {"epoch": document["epoch"]}
+            await database.events.delete_many(left)
         result = await database.conversations.delete_many({"_id": {"$in": [d["_id"] for d in found]}})
     return int(result.deleted_count)

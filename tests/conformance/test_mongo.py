@@ -183,6 +183,22 @@ async def test_opening_it_voids_no_leases(instances: Callable[[], Any]) -> None:
     assert await (await instances()).load(TENANT, ID) == record
 
 
+async def test_a_conversation_that_begins_anew_after_its_tombstone_went_is_not_taken_for_the_old_one(
+    instances: Callable[[], Any], mongo_url: str
+) -> None:
+    """The server's own expiry tells no instance; another one then starts again at revision 1."""
+    one, two = await instances(), await instances()
+    record = await committed(one, await committed(one, conversation()))
+    await buried(one, record)
+    await one.remove_events(TENANT, ID)
+    with inside(mongo_url) as database:
+        assert database.conversations.delete_one({"conversation_id": ID}).deleted_count == 1
+    fresh = await committed(two, replace(conversation(), epoch="e2"))
+    assert await one.load(TENANT, ID) == fresh
+    await committed(one, fresh)
+    assert [b.first_offset for b in await two.events(TENANT, ID, "e2", 0)] == [1, 3]
+
+
 # -- the log behind the record ----------------------------------------------------------------------
 
 
