@@ -190,7 +190,7 @@ async def test_a_conversation_that_begins_anew_after_its_tombstone_went_is_not_t
     one, two = await instances(), await instances()
     record = await committed(one, await committed(one, conversation()))
     await buried(one, record)
-    await one.remove_events(TENANT, ID)
+    await two.remove_events(TENANT, ID)
     with inside(mongo_url) as database:
         assert database.conversations.delete_one({"conversation_id": ID}).deleted_count == 1
     fresh = await committed(two, replace(conversation(), epoch="e2"))
