@@ -5,6 +5,7 @@
 # make bench      one table with ratios (short: make bench SHORT=1; one program: make bench ARGS="--only echo")
 # make install    all of the above's needs, into .venv
 # make js         the JavaScript clients, built and checked (needs Node >= 20, which nothing else here does)
+# make widget     the chat widget, built into server/widget, which is committed (needs Node, too)
 # make lock       the hashed locks, anew from pyproject.toml
 
 PORT ?= 8765
@@ -25,7 +26,7 @@ NO_NODE := No Node 20 or newer here, so this leaves out the JavaScript
 JS_BUILT := $(if $(NODE),clients/javascript/dist/.built)
 JS_SOURCES := $(shell find clients/javascript/src -name '*.ts') clients/javascript/tsdown.config.ts
 
-.PHONY: js install run test faults check format bench lock clean
+.PHONY: js widget install run test faults check format bench lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.dev
@@ -61,6 +62,9 @@ lock: $(VENV)/.dev
 	$(COMPILE) --group install --output-file requirements.lock
 	$(COMPILE) --group test --group lint --group bench --group build \
 		--constraint requirements.lock --output-file requirements-dev.lock
+
+widget: clients/node_modules/.installed
+	$(NODE) clients/widget/build.mjs
 
 js: clients/javascript/dist/.built
 	@$(NPM) run --silent check

@@ -50,6 +50,7 @@ from server.gateway.rest.reference import ReferenceRoutes
 from server.gateway.rest.routes import rest_app
 from server.gateway.rest.streams import Streams
 from server.gateway.rest.visitors import VisitorRoutes
+from server.gateway.rest.widget import WidgetRoutes
 from server.gateway.websocket import Gateway
 from server.gateway.wheel import Wheel
 from server.gateway.wire import WebSocketWire
@@ -153,7 +154,8 @@ class Application:
         self.drain = Drain(self.gateway, self.readiness, self._stop_engine, self._end_streams)
         self.routes = [*self._health().routes(), *self._visitor_routes(), *self._api_routes()]
         self.routes += ReferenceRoutes(server_version(), self.routes).routes()
-        self._rest = rest_app([*self.routes, *(page_routes(self._flow_errors) if dev else [])], self.metrics)
+        pages = page_routes(self._flow_errors) if dev else []
+        self._rest = rest_app([*self.routes, *WidgetRoutes().routes(), *pages], self.metrics)
         self.asgi: App = self._serve
         self._read_metrics()
 

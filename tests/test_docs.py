@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import json
 import re
 import shlex
 import tomllib
@@ -74,7 +75,8 @@ def targets() -> set[str]:
 
 
 def test_every_fenced_block_says_what_it_is() -> None:
-    known = {"sh", "console", "yaml", "toml", "python", "text", "json", "ini", "nginx", "js", "ts", "html"}
+    known = {"sh", "console", "yaml", "toml", "python", "text", "json", "ini", "nginx"}
+    known |= {"js", "ts", "html", "css"}
     assert [snippet for snippet in SNIPPETS if snippet.language not in known] == []
 
 
@@ -105,6 +107,10 @@ def test_a_command_on_a_page_can_be_typed(snippet: Snippet) -> None:
             case [".venv/bin/parley" | "parley", name, *arguments]:
                 assert name in COMMANDS
                 command(name).make_context(name, arguments)  # raises where an option is unknown
+            case ["python", "-m", "http.server", *_, "--directory", folder]:
+                assert (ROOT / folder).is_dir()
+            case ["npm", "--prefix", "clients", "run", script, "--workspace", "parley-widget"]:
+                assert script in json.loads((ROOT / "clients/widget/package.json").read_text())["scripts"]
             case [".venv/bin/python" | "python", program, *_]:
                 assert program in {block.file for block in blocks_of(snippet.page)}
             case ["openssl", "rand", "-hex", _]:
@@ -168,6 +174,16 @@ def test_a_proxys_configuration_passes_sockets_on(snippet: Snippet) -> None:
     assert snippet.text.count("{") == snippet.text.count("}")
     assert f":{Settings.model_fields['port'].default};" in snippet.text
     assert "proxy_set_header Upgrade $http_upgrade;" in snippet.text
+
+
+@each("html", "css")
+def test_the_widget_on_a_page_has_attributes_and_properties_that_there_are(snippet: Snippet) -> None:
+    reference = (ROOT / "docs/reference/widget.md").read_text("utf-8")
+    used = re.findall(r"(--parley-[\w-]+)", snippet.text)
+    for tag in re.findall(r"<parley-chat([^>]*)>", snippet.text):
+        used += set(re.findall(r"([\w-]+)(?:=|\s|$)", re.sub(r'"[^"]*"', "", tag))) - {"id"}
+    for name in (*used, *re.findall(r"\"(parley-[a-z]+)\"", snippet.text)):
+        assert f"`{name}`" in reference or name == "parley-chat", name
 
 
 def test_the_index_has_every_page() -> None:

@@ -1,7 +1,7 @@
 """Makes the pictures of the README from a real server: ``python -m docs.pictures.make``.
 
-``page.png`` is the page of ``parley dev`` in the system's Chromium, ``chat.svg`` what a terminal shows of
-``parley chat`` beside the README's own flow.
+``page.png`` is the page of ``parley dev`` in the system's Chromium, ``widget.png`` the widget on a page of
+somebody's, ``chat.svg`` what a terminal shows of ``parley chat`` beside the README's own flow.
 """
 
 import io
@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -16,9 +17,12 @@ from rich.text import Text
 from tests.support.browser import running_browser, visit
 from tests.support.commands import ROOT, Dev, Terminal, free_port
 from tests.support.pages import blocks_of
+from tests.support.site import Site
+from tests.support.widget import Widget
 
 HERE = Path(__file__).parent
 SIZE = {"width": 1180, "height": 700}
+WIDGET_SIZE = {"width": 720, "height": 640}
 _FONTS = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 _CONTROL = re.compile(r"\x1b\[\?[\d;]*[hl]|\x1b\][^\x07]*\x07|\r|.\x08")
 
@@ -28,7 +32,7 @@ def page(folder: Path) -> None:
     project = folder / "booking"
     shutil.copytree(ROOT / "examples" / "booking", project, ignore=shutil.ignore_patterns("*.db*", ".parley"))
     with Dev(project, port=free_port()) as dev, running_browser() as browser:
-        options = {"viewport": SIZE, "color_scheme": "light", "timezone_id": "Europe/Paris"}
+        options: dict[str, Any] = {"viewport": SIZE, "color_scheme": "light", "timezone_id": "Europe/Paris"}
         with visit(browser, dev.url, **options) as visited:
             visited.open()
             visited.state("live")
@@ -41,6 +45,33 @@ def page(folder: Path) -> None:
                 visited.until(answer)
             visited.page.wait_for_selector("#requests:not([hidden])")
             visited.page.screenshot(path=HERE / "page.png")
+            visited.clean()
+
+
+def widget(folder: Path) -> None:
+    """Book an appointment in the widget, up to the question for a part of the day."""
+    project = folder / "widget"
+    shutil.copytree(ROOT / "examples" / "booking", project, ignore=shutil.ignore_patterns("*.db*", ".parley"))
+    with Site() as site, Dev(project, env={"PARLEY_ORIGINS": site.url}) as dev, running_browser() as browser:
+        site.server = dev.url
+        page = site.page("", '<parley-chat heading="Dr. Lovelace"></parley-chat>')
+        options: dict[str, Any] = {
+            "viewport": WIDGET_SIZE,
+            "color_scheme": "light",
+            "timezone_id": "Europe/Paris",
+        }
+        with visit(browser, page, (site.friend(),), **options) as visited:
+            shown = Widget(visited)
+            shown.open()
+            for text, answer in (
+                ("I need a checkup on 2031-05-20", "Your email?"),
+                ("when do you open?", "Your email?"),
+                ("ada@example.com", "There are 6 free times. Morning or afternoon?"),
+            ):
+                shown.say(text)
+                shown.until(answer)
+            shown.panel.get_by_role("form").wait_for()
+            visited.page.screenshot(path=HERE / "widget.png")
             visited.clean()
 
 
@@ -77,9 +108,10 @@ def chat(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make both."""
+    """Make them all."""
     with tempfile.TemporaryDirectory() as folder:
         page(Path(folder))
+        widget(Path(folder))
         chat(Path(folder))
 
 

@@ -95,8 +95,10 @@ async def test_serve_has_no_page(tmp_path: Path) -> None:
 
 
 def test_the_page_asks_for_nothing_but_its_own_files() -> None:
-    html = (PAGE / "index.html").read_text()
+    pages = [(PAGE / name).read_text() for name in ("index.html", "widget.html")]
+    html = "".join(pages)
     wanted = re.findall(r'(?:src|href)="/page/([^"]+)"', html)
+    wanted.remove("widget.html")
     for name in NAMES:
         text = (PAGE / name).read_text()
         wanted += re.findall(r'from "/page/([^"]+)"', text)

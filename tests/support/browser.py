@@ -64,11 +64,17 @@ def running_browser() -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """A page as a person without history opens it."""
+    """A page as a person without history opens it.
+
+    Attributes:
+        friends: other hosts, with ports, that it may ask.
+        forgiven: what a message of the browser may hold without counting as wrong.
+    """
 
     context: BrowserContext
     page: Page
     url: str
+    friends: tuple[str, ...] = ()
     wrong: list[str] = field(default_factory=list)
     forgiven: str | None = None
 
@@ -83,7 +89,7 @@ class Visit:
             self.wrong.append(message.text)
 
     def _on_request(self, url: str) -> None:
-        if urlsplit(url).netloc != urlsplit(self.url).netloc:
+        if urlsplit(url).netloc not in {urlsplit(self.url).netloc, *self.friends}:
             self.wrong.append(f"asked for {url}")
 
     def open(self) -> None:
@@ -148,11 +154,11 @@ def context_of(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
 
 
 @contextlib.contextmanager
-def tab(context: BrowserContext, url: str) -> Iterator[Visit]:
+def tab(context: BrowserContext, url: str, friends: tuple[str, ...] = ()) -> Iterator[Visit]:
     """Have a page that is about to open ``url``, as somebody whom the browser does not know yet."""
     page = context.new_page()
     page.add_init_script(STRANGER)
-    visited = Visit(context, page, url)
+    visited = Visit(context, page, url, friends)
     page.on("console", visited._on_console)
     page.on("pageerror", lambda error: visited.wrong.append(str(error)))
     page.on("request", lambda request: visited._on_request(request.url))
@@ -161,9 +167,9 @@ def tab(context: BrowserContext, url: str) -> Iterator[Visit]:
 
 
 @contextlib.contextmanager
-def visit(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
+def visit(browser: Browser, url: str, friends: tuple[str, ...] = (), **options: Any) -> Iterator[Visit]:
     """Have a page, in a context of its own, that is about to open ``url``."""
-    with context_of(browser, **options) as context, tab(context, url) as visited:
+    with context_of(browser, **options) as context, tab(context, url, friends) as visited:
         yield visited
 
 

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from protocol.errors import ErrorCode, Refused
 from server.gateway.rest.envelope import json_response
 from server.gateway.rest.local import is_local
+from server.gateway.rest.widget import is_known
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -59,7 +60,7 @@ def _serving(body: bytes, kind: str) -> _Handler:
     }
 
     async def serve(request: Request) -> Response:
-        if _is_known(etag, request.headers.getlist("if-none-match")):
+        if is_known(etag, request.headers.getlist("if-none-match")):
             return Response(None, 304, headers)
         return Response(body, 200, {**headers, "content-type": kind})
 
@@ -75,9 +76,3 @@ def _telling(flow_errors: Callable[[], Sequence[str]]) -> _Handler:
         return answer
 
     return tell
-
-
-def _is_known(etag: str, given: list[str]) -> bool:
-    """Compare weakly, as RFC 9110, 13.1.2 wants it: a proxy that compressed the body says ``W/``."""
-    tags = {tag.strip().removeprefix("W/") for line in given for tag in line.split(",")}
-    return etag in tags or "*" in tags
