@@ -14,6 +14,7 @@ from storage.base import (
     CommitOutcome,
     Due,
     KeyRecord,
+    StorageError,
     StoreUnavailable,
 )
 from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
@@ -251,6 +252,10 @@ class MongoStore:
             known = await self._with_room(key, known, entry)
         else:
             await self._flushed(key)  # so that nothing of ours comes after the deletion
+        if entry is not None and "starts" in entry and any("starts" in e for e in known.unflushed):
+            # Beside the record stands the current execution only: the one before must be found elsewhere.
+            with suppress(StorageError):
+                await asyncio.gather(*self._submit(key, known.unflushed))
         beside = next_known(commit, known, entry)
         added = [wait for wait in beside.waits if wait not in known.waits]
         ended = [wait for wait in known.waits if wait not in beside.waits]
