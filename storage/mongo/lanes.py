@@ -9,10 +9,19 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+from storage.base import StoreUnavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
+TOO_SLOW: Final = "MongoDB is too slow for what is asked of it"
+
+
+def check(deadline: float) -> None:
+    """Raise StoreUnavailable where ``deadline``, in the loop's time, has come."""
+    if asyncio.get_running_loop().time() >= deadline:
+        raise StoreUnavailable(TOO_SLOW)
 
 
 @dataclass(slots=True)
@@ -20,6 +29,7 @@ class _Waiting(Generic[T, R]):
     item: T
     key: Hashable
     size: int
+    deadline: float | None
     outcome: asyncio.Future[R] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -53,9 +63,12 @@ class Lane(Generic[T, R]):
         self._called = False
         self.queued_bytes = 0
 
-    def submit(self, item: T, key: Hashable, size: int) -> asyncio.Future[R]:
-        """Queue an item; the future has its outcome. A cancelled waiter changes nothing."""
-        waiting: _Waiting[T, R] = _Waiting(item, key, size)
+    def submit(self, item: T, key: Hashable, size: int, deadline: float | None = None) -> asyncio.Future[R]:
+        """Queue an item; the future has its outcome. A cancelled waiter changes nothing.
+
+        What has not had its turn by ``deadline``, in the loop's time, is not run any more: StoreUnavailable.
+        """
+        waiting: _Waiting[T, R] = _Waiting(item, key, size, deadline)
         self._queue.append(waiting)
         self.queued_bytes += size
         if not self._called and len(self._tasks) < self._groups:
@@ -75,6 +88,8 @@ class Lane(Generic[T, R]):
         self._called = False
         while self._queue and len(self._tasks) < self._groups:
             group = self._take()
+            if not group:
+                break
             task = asyncio.get_running_loop().create_task(self._do(group))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
@@ -89,8 +104,12 @@ class Lane(Generic[T, R]):
         left: list[_Waiting[T, R]] = []
         keys: set[Hashable] = set()
         size = 0
+        now = asyncio.get_running_loop().time()
         while self._queue and len(taken) < self._items:
             waiting = self._queue.popleft()
+            if waiting.deadline is not None and now >= waiting.deadline:
+                self._give_up(waiting)
+                continue
             if waiting.key in keys:
                 left.append(waiting)
                 continue
@@ -103,6 +122,12 @@ class Lane(Generic[T, R]):
         self._queue.extendleft(reversed(left))
         self.queued_bytes -= size
         return taken
+
+    def _give_up(self, waiting: _Waiting[T, R]) -> None:
+        self.queued_bytes -= waiting.size
+        if not waiting.outcome.done():
+            waiting.outcome.set_exception(StoreUnavailable(TOO_SLOW))
+            waiting.outcome.exception()  # somebody may have gone; that is no news
 
     async def _do(self, group: list[_Waiting[T, R]]) -> None:
         try:

@@ -45,7 +45,7 @@ from storage.mongo.documents import (
     record_of,
 )
 from storage.mongo.driver import UNHURRIED, Driver, connect, disconnect, durable, reading
-from storage.mongo.lanes import Lane
+from storage.mongo.lanes import TOO_SLOW, Lane, check
 from storage.mongo.log import Placed
 from storage.mongo.schema import Index, make, missing
 from storage.mongo.server_info import ServerInfo, inspect, measure, refusal
@@ -55,6 +55,7 @@ UNFLUSHED_MAX_BYTES: Final = COMMIT_MAX_BYTES
 KNOWN_CONVERSATIONS: Final = 20_000
 FLUSH_QUEUE_MAX_BYTES: Final = 16 * 1024 * 1024
 CLOSE_S: Final = 5.0
+PATIENCE_S: Final = 2.0
 _GROUP_ITEMS: Final = 64
 _GROUP_BYTES: Final = 4 * 1024 * 1024
 
@@ -73,6 +74,8 @@ class MongoStore:
         driver: ``pymongo`` or ``motor``.
         clock: milliseconds since the epoch; default: the primary's time, measured every 30 s.
         options: of the driver's client, such as ``maxPoolSize`` and ``timeoutMS``.
+        patience_s: how long a write waits for others before it. With ``timeoutMS``, which begins when it
+            is sent, that bounds a call: 5 s where neither is set.
     """
 
     detects_duplicates = False
@@ -86,8 +89,10 @@ class MongoStore:
         driver: Driver = "pymongo",
         clock: Callable[[], TimeMs] | None = None,
         options: Mapping[str, Any] | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._url = url
+        self._patience_s = patience_s
         self._driver: Driver = driver
         self._options = dict(options or {})
         self._clock = None if clock is not None else StoreClock()
@@ -221,13 +226,17 @@ class MongoStore:
     async def _commit(self, commit: Commit) -> CommitOutcome:
         """Commit, one at a time in each conversation: of two that race here, one is spared the way."""
         key = (commit.record.tenant_id, commit.record.conversation_id)
+        deadline = self._deadline()
         while (other := self._committing.get(key)) is not None:
             await asyncio.wait((other,))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._committing[key] = done
         try:
+            check(deadline)
             known = await self._known_before(key, commit)
-            return CommitOutcome.CONFLICT if known is None else await self._change(key, commit, known)
+            if known is None:
+                return CommitOutcome.CONFLICT
+            return await self._change(key, commit, known, deadline)
         finally:
             del self._committing[key]
             done.set_result(None)
@@ -246,7 +255,11 @@ class MongoStore:
             return None
         return known
 
-    async def _change(self, key: Key, commit: Commit, known: Known) -> CommitOutcome:
+    def _deadline(self) -> float:
+        """Return until when a write that begins now may go on to its next step."""
+        return asyncio.get_running_loop().time() + self._patience_s
+
+    async def _change(self, key: Key, commit: Commit, known: Known, deadline: float) -> CommitOutcome:
         entry = entry_of(commit, known)
         if commit.record.deleted_at is None:
             known = await self._with_room(key, known, entry)
@@ -260,6 +273,7 @@ class MongoStore:
         added = [wait for wait in beside.waits if wait not in known.waits]
         ended = [wait for wait in known.waits if wait not in beside.waits]
         if added:
+            check(deadline)
             await waits.note(self._database, key, added, self.now())
         document = conversation_document(commit.record, beside, self.now())
         change = commits.Change(
@@ -269,7 +283,7 @@ class MongoStore:
         self._known.pop(key, None)  # until it is known whether this one happened
         confirmed = self._confirming.setdefault(key, set())
         try:
-            outcome = await self._commits.submit(change, key, size)
+            outcome = await self._commits.submit(change, key, size, deadline)
         finally:
             self._confirming.pop(key, None)
         if outcome is CommitOutcome.COMMITTED:
@@ -286,7 +300,12 @@ class MongoStore:
         carried = sum(map(entry_bytes, known.unflushed))
         if not carried or entry is None or carried + entry_bytes(entry) <= UNFLUSHED_MAX_BYTES:
             return known
-        await asyncio.gather(*self._submit(key, known.unflushed))
+        flushed = self._submit(key, known.unflushed)
+        _, late = await asyncio.wait(flushed, timeout=self._patience_s)
+        if late:
+            raise StoreUnavailable(TOO_SLOW)
+        for future in flushed:
+            future.result()
         return known._replace(unflushed=())
 
     async def _write_commits(self, group: Sequence[commits.Change]) -> Sequence[CommitOutcome | Exception]:
@@ -322,7 +341,7 @@ class MongoStore:
         """Wait for what is on its way to a conversation's log."""
         late = [future for id_, future in self._flushing.items() if id_[:2] == key]
         if late:
-            await asyncio.wait(late)
+            await asyncio.wait(late, timeout=self._patience_s)
 
     def _confirm(self, placed: Placed) -> None:
         """The next commit need not carry what is in the log."""
@@ -343,7 +362,7 @@ class MongoStore:
     async def enqueue(self, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs) -> bool:
         """See ``ConversationStore.enqueue``."""
         return await asyncio.shield(
-            writes.enqueue(self._database, tenant_id, conversation_id, entry, wake_at)
+            writes.enqueue(self._database, tenant_id, conversation_id, entry, wake_at, self._deadline())
         )
 
     # -- the log ------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from storage.codec import encode_record
 from storage.models import InboxEntry, TimeMs
 from storage.mongo.documents import Document, date_of, number, place, record_of, text
 from storage.mongo.driver import reading, writing
+from storage.mongo.lanes import check
 from storage.rules import with_command
 
 _TRIES: Final = 32
@@ -30,14 +31,22 @@ async def renew(
 
 
 async def enqueue(
-    database: Any, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs
+    database: Any,
+    tenant_id: str,
+    conversation_id: str,
+    entry: InboxEntry,
+    wake_at: TimeMs,
+    deadline: float,
 ) -> bool:
     """See ``ConversationStore.enqueue``: a compare-and-set of the record that was read, as often as it takes.
+
+    By ``deadline``, in the loop's time, the last of them has begun.
 
     What stands beside the record (what lists, inboxes and the log need) stays as it is.
     """
     key = place(tenant_id, conversation_id)
     for _ in range(_TRIES):
+        check(deadline)
         async with reading():
             document = await database.conversations.find_one(key, {"_id": 0, "unflushed": 0, "waits": 0})
         record = with_command(None if document is None else record_of(document), entry, wake_at)
@@ -47,6 +56,7 @@ async def enqueue(
             "$set": {"revision": record.revision, "body": encode_record(record)},
             "$min": {"wake_at": number(wake_at)},
         }
+        check(deadline)
         async with writing():
             result = await database.conversations.update_one(key | {"revision": record.revision - 1}, change)
         if result.matched_count:

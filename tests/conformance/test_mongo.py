@@ -593,8 +593,8 @@ def patient(server: MongoServer, timeout_ms: int = 2_000) -> str:
 
 
 @asynccontextmanager
-async def store_on(url: str, clock: Clock) -> AsyncIterator[MongoStore]:
-    store = MongoStore(url, clock=clock)
+async def store_on(url: str, clock: Clock, **options: Any) -> AsyncIterator[MongoStore]:
+    store = MongoStore(url, clock=clock, **options)
     await store.open()
     try:
         yield store
@@ -653,6 +653,28 @@ async def test_a_server_that_hangs_leaves_a_commit_unknown_and_it_is_told_afterw
         assert again in {COMMITTED, CONFLICT}
         assert batch == commit.batch
         assert [b.key for b in await store.events(TENANT, ID, EPOCH, 0)] == ["k1", "k2"]
+
+
+@away
+async def test_what_waits_behind_a_server_that_hangs_is_told_so_and_never_sent(
+    mongo_server: MongoServer, clock: Clock
+) -> None:
+    """Else a commit would wait for the time-out of those before it, and then for its own."""
+    async with store_on(patient(mongo_server, 1_500), clock, patience_s=0.5) as store:
+        await committed(store, conversation("warm"))
+        mongo_server.pause()
+        commits = []
+        for id_ in ("c0", "c1", "c2", "c0"):  # two groups, what waits behind both, what waits for the first
+            commits.append(asyncio.ensure_future(store.commit(next_commit(conversation(id_)))))
+            for _ in range(10):
+                await asyncio.sleep(0)
+        told = await asyncio.gather(*commits, return_exceptions=True)
+        assert all(isinstance(answer, StoreUnavailable) for answer in told)
+        assert ["too slow" in str(answer) for answer in told] == [False, False, True, True]
+        assert [type(answer) for answer in told[2:]] == [StoreUnavailable] * 2
+        mongo_server.resume()
+        await until_it_works(store)
+        assert await store.load(TENANT, "c2") is None
 
 
 class ReplyLoser:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from storage.base import StoreUnavailable
 from storage.mongo.lanes import Lane
 
 
@@ -111,6 +112,24 @@ async def test_who_no_longer_waits_changes_nothing() -> None:
     gone.cancel()
     await work.go_on()
     assert there.result() == "B"
+
+
+async def test_what_has_no_turn_by_its_deadline_is_not_run() -> None:
+    work = Work(items=1)
+    work.submit("a")
+    await settle()
+    now = asyncio.get_running_loop().time()
+    late = work.lane.submit("b", "b", 1, deadline=now)
+    timely = work.lane.submit("c", "c", 1, deadline=now + 3600)
+    await work.go_on()
+    assert isinstance(late.exception(), StoreUnavailable)
+    await work.go_on()
+    assert timely.result() == "C"
+    assert work.groups == [["a"], ["c"]]
+    assert work.lane.queued_bytes == 0
+    last = work.lane.submit("d", "d", 1, deadline=now)
+    await work.lane.drained()
+    assert isinstance(last.exception(), StoreUnavailable)
 
 
 async def test_drained_waits_for_all_there_is() -> None:
