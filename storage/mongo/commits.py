@@ -6,7 +6,7 @@ committed; where it is none, none is. Otherwise the documents are read to see wh
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pymongo import InsertOne, ReplaceOne
 from pymongo.errors import BulkWriteError
@@ -18,6 +18,8 @@ from storage.mongo.driver import reading, writing
 from storage.mongo.log import DUPLICATE_KEY
 from storage.mongo.queries import batch_at
 
+_REFUSED: Final = frozenset({2, 13, 121, 10334, 17280, 17420})
+"""BadValue, Unauthorized, DocumentValidationFailure, and of what is too large for a document or an index."""
 Outcome = CommitOutcome | StorageError
 
 
@@ -76,7 +78,10 @@ async def write(database: Any, group: Sequence[Change]) -> list[Outcome]:
 def _failure(code: int) -> Outcome:
     if code == DUPLICATE_KEY:
         return CommitOutcome.CONFLICT
-    return StoreUnavailable(f"MongoDB refused to write a conversation (code {code})")
+    if code in _REFUSED:
+        return StoreUnavailable(f"MongoDB refused to write a conversation (code {code})")
+    # A router says so of a shard that it lost sight of: the shard may have done it.
+    return CommitUnknown(f"MongoDB does not tell what became of a conversation (code {code})")
 
 
 async def _settle(database: Any, changes: Sequence[Change]) -> list[Outcome]:

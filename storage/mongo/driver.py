@@ -20,7 +20,6 @@ from pymongo.errors import (
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
-    WaitQueueTimeoutError,
 )
 from pymongo.read_concern import ReadConcern
 
@@ -140,8 +139,8 @@ async def writing() -> AsyncIterator[None]:
 
 def was_sent(error: PyMongoError) -> bool:
     """Tell whether what failed may have reached the server, and may have had its effect there."""
-    if isinstance(error, ServerSelectionTimeoutError | WaitQueueTimeoutError | ConfigurationError):
-        return False
+    if isinstance(error, ServerSelectionTimeoutError | ConfigurationError):
+        return False  # of a second attempt, the driver raises what ended the first
     if isinstance(error, OperationFailure):
         return error.code not in _AUTHENTICATION
     return isinstance(error, ConnectionFailure)
