@@ -11,7 +11,7 @@ from pymongo import InsertOne
 from pymongo.errors import BulkWriteError
 
 from storage.base import StorageError, StoreUnavailable
-from storage.mongo.documents import Document, places
+from storage.mongo.documents import Document, place, text
 from storage.mongo.driver import reading
 
 DUPLICATE_KEY: Final = 11000
@@ -83,11 +83,19 @@ async def _strangers(database: Any, clashing: Sequence[Placed]) -> list[tuple[Do
     """Return those of the clashing whose place in the log somebody else has."""
     if not clashing:
         return []
-    wanted = places([(placed.tenant_id, placed.conversation_id) for placed in clashing])
-    wanted = {**wanted, "commit_id": {"$in": [placed.entry["commit_id"] for placed in clashing]}}
+    offsets: dict[tuple[str, str, str], list[int]] = {}
+    for placed in clashing:
+        log = (placed.tenant_id, placed.conversation_id, placed.entry["epoch"])
+        offsets.setdefault(log, []).append(placed.entry["first_offset"])
+    # By their places: the index on them leads there, however long the logs are.
+    arms = [
+        place(tenant_id, conversation_id) | {"epoch": text(epoch), "first_offset": {"$in": found}}
+        for (tenant_id, conversation_id, epoch), found in offsets.items()
+    ]
+    wanted = arms[0] if len(arms) == 1 else {"$or": arms}
     fields = {"_id": 0, "tenant_id": 1, "conversation_id": 1, "epoch": 1, "first_offset": 1, "commit_id": 1}
     async with reading():
-        rows = await database.events.find(wanted, fields).to_list(len(clashing) * 2)
+        rows = await database.events.find(wanted, fields).to_list(len(clashing))
     there = {tuple(row[name] for name in fields if name != "_id") for row in rows}
     return [
         (placed.entry, StorageError(f"the log already holds offset {placed.entry['first_offset']}"))

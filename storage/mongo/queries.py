@@ -269,11 +269,17 @@ async def conversation_ids(database: Any, tenant_id: str, after: str, limit: int
 
 
 async def find_execution(database: Any, tenant_id: str, execution_id: str) -> ExecutionPlace | None:
-    """See ``ConversationStore.find_execution``. One that has just begun is only beside its record."""
+    """See ``ConversationStore.find_execution``. One that has just begun is only beside its record.
+
+    What is noted of one may be of a conversation that is being restored: it is not there yet.
+    """
     wanted = {"tenant_id": text(tenant_id), "execution_id": text(execution_id)}
     async with reading():
         found = await database.executions.find_one(wanted, _NOT_ID)
         if found is not None:
+            key = place(tenant_id, found["conversation_id"])
+            if await database.conversations.find_one(key, {"_id": 1}) is None:
+                return None
             return ExecutionPlace(found["conversation_id"], found["first_offset"])
         fields = {"_id": 0, "conversation_id": 1, "execution_from": 1}
         found = await database.conversations.find_one(wanted, fields)

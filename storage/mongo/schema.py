@@ -32,7 +32,8 @@ INDEXES: Final = (
     Index("conversations", "status", _ascending("tenant_id", "status", "active_at", "conversation_id")),
     Index("conversations", "user", _ascending("tenant_id", "user_id", "active_at", "conversation_id")),
     Index("conversations", "execution", _ascending("tenant_id", "execution_id")),
-    Index("conversations", "expiry", _ascending("expires_at"), {"expireAfterSeconds": 0}),
+    # A day behind the sweep, which also removes what came late of their logs.
+    Index("conversations", "expiry", _ascending("expires_at"), {"expireAfterSeconds": 86_400}),
     Index("events", "offset", _ascending(*_CONVERSATION, "epoch", "first_offset"), {"unique": True}),
     Index(
         "events",

@@ -271,7 +271,6 @@ class MongoStore:
                 await asyncio.gather(*self._submit(key, known.unflushed))
         beside = next_known(commit, known, entry)
         added = [wait for wait in beside.waits if wait not in known.waits]
-        ended = [wait for wait in known.waits if wait not in beside.waits]
         if added:
             check(deadline)
             await waits.note(self._database, key, added, self.now())
@@ -290,9 +289,9 @@ class MongoStore:
             left = tuple(e for e in beside.unflushed if e["commit_id"] not in confirmed)
             self._remember(key, beside._replace(unflushed=left))
             self._flush(key, left)
-            if ended:
+            if known.waits != beside.waits:
                 with suppress(StoreUnavailable):  # then whoever reads them leaves them out
-                    await waits.forget(self._database, key, ended)
+                    await waits.forget(self._database, key, known.waits, beside.waits)
         return outcome
 
     async def _with_room(self, key: Key, known: Known, entry: Document | None) -> Known:

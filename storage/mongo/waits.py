@@ -8,6 +8,8 @@ Each row is compared with its conversation when it is read; the document there i
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from pymongo import DeleteOne
+
 from storage.listing import Wait, Waiting, WaitPlace
 from storage.models import TimeMs
 from storage.mongo.documents import Document, number, place, places, text, waits_in
@@ -40,12 +42,16 @@ async def note(database: Any, key: Key, waits: Sequence[Wait], now: TimeMs) -> N
     await insert(database.waiting, documents)
 
 
-async def forget(database: Any, key: Key, waits: Sequence[Wait]) -> None:
-    """Remove what no longer waits. Raises StoreUnavailable: then its readers leave it out."""
-    asked = place(*key) | {"wait_id": {"$in": [text(wait.wait_id) for wait in waits]}}
-    since = {"since": {"$in": [number(wait.since) for wait in waits]}}
-    async with reading():
-        await database.waiting.delete_many(asked | since)
+async def forget(database: Any, key: Key, before: Sequence[Wait], now: Sequence[Wait]) -> None:
+    """Remove what no longer waits, or no longer for somebody.
+
+    Raises StoreUnavailable: then its readers leave it out.
+    """
+    still = list(rows(key, now))
+    gone = [DeleteOne(row) for row in rows(key, before) if row not in still]
+    if gone:
+        async with reading():
+            await database.waiting.bulk_write(gone, ordered=False)
 
 
 async def waiting(

@@ -78,7 +78,7 @@ async def remove_events(database: Any, tenant_id: str, conversation_id: str) -> 
 
 
 async def expire_tombstones(database: Any, now: TimeMs, limit: int) -> int:
-    """See ``ConversationStore.expire_tombstones``. What is left of their events goes with them."""
+    """See ``ConversationStore.expire_tombstones``. What came late of theirs goes with them."""
     asked = {"expires_at": {"$lte": date_of(number(now))}}
     async with reading():
         cursor = database.conversations.find(asked, {"tenant_id": 1, "conversation_id": 1, "epoch": 1})

@@ -345,3 +345,12 @@ async def test_what_waits_is_the_same_for_the_next_commit(store: Store) -> None:
     assert wait_ids(await store.waiting(TENANT, ["scope:s", "user:v"])) == ["p1", "p2"]
     await committed(store, conversation("other", "t2"), execution=active(NOW, pending=two))
     assert wait_ids(await store.waiting(TENANT, ["scope:s"])) == ["p1"]
+
+
+async def test_what_may_be_decided_by_fewer_still_waits_for_the_rest(store: Store) -> None:
+    pending = Pending("p1", "acceptance", "gate", by={"user": "u1", "scope": "team"}, created_at=NOW)
+    record = await committed(store, conversation(), execution=execution(pending=(pending,)))
+    fewer = execution(pending=(replace(pending, by={"user": "u1"}),))
+    await committed(store, record, execution=fewer)
+    assert [w.place.wait_id for w in await store.waiting(TENANT, ["user:u1"])] == ["p1"]
+    assert await store.waiting(TENANT, ["scope:team"]) == []

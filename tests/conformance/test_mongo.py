@@ -1,6 +1,7 @@
 """What is particular to MongoDB: several instances, the log behind the record, what goes over the wire."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -19,8 +20,8 @@ from pymongo.monitoring import (
 )
 
 from storage.base import CommitOutcome, CommitUnknown, StorageError, StoreRefused, StoreUnavailable
-from storage.listing import ExecutionFilter
-from storage.models import COMMIT_MAX_BYTES, ApiKey, Conversation, FlowVersion, Pending
+from storage.listing import ExecutionFilter, ExecutionPlace
+from storage.models import COMMIT_MAX_BYTES, ApiKey, Conversation, EventBatch, FlowVersion, Pending
 from storage.mongo import MongoStore
 from storage.mongo.schema import INDEXES
 from tests.conformance.conftest import Clock
@@ -321,6 +322,73 @@ async def test_what_a_stranger_has_put_into_the_log_stays_an_error_and_what_is_c
     carried = document(mongo_url)["unflushed"]
     assert [e["first_offset"] for e in carried] == [3, 4, 5, 6]
     assert sum(len(e["events"]) for e in carried) <= COMMIT_MAX_BYTES
+
+
+async def test_a_sweep_looks_for_what_is_in_the_log_by_its_place(
+    mongo: MongoStore, instances: Callable[..., Any], clock: Clock
+) -> None:
+    """A search by anything else would read whole logs, and most of what is swept is in the log already."""
+    record = await committed(mongo, conversation())
+    await committed(mongo, record)
+    await mongo.close()  # now all of it is in the log
+    listener = Listener()
+    other = await instances(event_listeners=[listener])
+    clock.ms += 3 * MINUTE_MS
+    await other.due(clock(), 10)
+    asked = [
+        command["filter"]
+        for name, command in listener.sent
+        if command.get(name) == "events" == command.get("find")
+    ]
+    assert len(asked) == 1
+    assert asked[0].keys() == {"tenant_id", "conversation_id", "epoch", "first_offset"}
+    await mongo.open()
+
+
+async def test_what_comes_late_of_a_deleted_conversation_goes_with_its_tombstone(
+    mongo: MongoStore, mongo_url: str
+) -> None:
+    """An instance that hung for minutes puts a batch into the log that was emptied long since."""
+    tombstone = await buried(mongo, await committed(mongo, conversation(), execution=execution()))
+    await mongo.remove_events(TENANT, ID)
+    with inside(mongo_url) as database:
+        place = {"tenant_id": TENANT, "conversation_id": ID}
+        database.events.insert_one({**place, "epoch": EPOCH, "first_offset": 1, "key": 1})
+        assert tombstone.expires_at is not None
+        await mongo.expire_tombstones(tombstone.expires_at, 10)
+        assert database.events.count_documents({}) == 0
+        index = database.conversations.index_information()["expiry"]
+        assert index["expireAfterSeconds"] > 0, "the server removes only what no sweep did"
+
+
+async def test_what_is_being_restored_is_nowhere_to_be_found(mongo: MongoStore, mongo_url: str) -> None:
+    """Its log goes first, in portions."""
+    record, log = conversation(), []
+    for n in range(201):
+        commit = next_commit(record, key=f"k{n}", execution=execution())
+        assert commit.batch is not None
+        record = commit.record
+        log.append(commit.batch)
+    go_on = threading.Event()
+
+    def source() -> Iterator[EventBatch]:
+        yield from log[:200]
+        go_on.wait()
+        yield log[200]
+
+    restoring = asyncio.ensure_future(mongo.restore(replace(record, revision=1), source()))
+    try:
+        with inside(mongo_url) as database:
+            while database.events.count_documents({}) < 200:
+                await asyncio.sleep(0.01)
+        assert await mongo.load(TENANT, ID) is None
+        assert await mongo.find_execution(TENANT, "x1") is None
+        assert await mongo.find_key(TENANT, ID, "k1") is None
+        assert await mongo.events(TENANT, ID, EPOCH, 0) == []
+    finally:
+        go_on.set()
+    assert await restoring
+    assert await mongo.find_execution(TENANT, "x1") == ExecutionPlace(ID, 1)
 
 
 async def test_a_tombstone_carries_nothing_and_ends_by_itself(mongo: MongoStore, mongo_url: str) -> None:
