@@ -1,5 +1,6 @@
 """What is built from this tree: the server's distribution and the client's."""
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -126,3 +127,10 @@ def test_the_lock_for_development_agrees_with_the_servers() -> None:
 def _pins(lock: str) -> dict[str, str]:
     lines = (line for line in (ROOT / lock).read_text().splitlines() if "==" in line)
     return {name: rest.partition(" ")[0] for name, _, rest in (line.partition("==") for line in lines)}
+
+
+def test_the_server_brings_the_built_widget(server: Built) -> None:
+    parts = json.loads(server.files["server/widget/files.json"])["parts"]
+    for name in ("widget.js", *parts.values()):
+        assert server.files[f"server/widget/{name}"] == (ROOT / "server" / "widget" / name).read_bytes()
+        assert f"server/widget/{name}" in server.archived

@@ -5,6 +5,7 @@ plays the server's side of the socket.
 """
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -74,9 +75,9 @@ def opens(browser: Browser, context: BrowserContext, site: Site) -> Iterator[Ope
     with ExitStack() as stack:
         widgets: list[Widget] = []
 
-        def opened(url: str = "", **options: Any) -> Widget:
+        def opened(url: str = "", friends: tuple[str, ...] = (), **options: Any) -> Widget:
             url = url or f"{site.url}/"
-            friends = (site.friend(),)
+            friends = friends or (site.friend(),)
             made = visit(browser, url, friends, **options) if options else tab(context, url, friends)
             widgets.append(Widget(stack.enter_context(made)))
             return widgets[-1]
@@ -350,6 +351,45 @@ def test_what_was_not_acknowledged_survives_a_reload_with_its_key(scripted: Scri
     assert "process" not in [frame["type"] for frame in script.frames]
 
 
+def test_what_a_final_close_cut_off_leaves_when_a_person_tries_again(scripted: Scripted) -> None:
+    widget, script = scripted()
+    widget.say("kept")
+    first = script.next("process")
+    script.sockets[-1].close(code=4503, reason="not now")
+    widget.state("stopped")
+    expect(widget.trouble).to_contain_text("not now")
+    expect(widget.unsent()).to_contain_text("kept")
+    widget.trouble.get_by_role("button", name="Try again").click()
+    again = script.next("process")
+    assert again["idempotency_key"] == first["idempotency_key"]
+    script.ack(again, status="running")
+    said = script.message("kept", "user", metadata=again["content"]["metadata"])
+    end = ("turn.completed", {"current_state": "ask", "response": {"messages": []}})
+    script.events(("message.received", said), end, key=again["idempotency_key"])
+    expect(widget.unsent()).to_have_count(0)
+    expect(widget.panel.locator(".working")).to_be_hidden()
+    assert widget.texts() == ["kept"]
+
+
+def test_a_server_that_forgot_this_browser_gets_a_new_conversation(
+    tmp_path: Path, site: Site, opens: Opens
+) -> None:
+    folder, port = project(tmp_path, "faq"), free_port()
+    with serving(folder, site, port) as dev:
+        widget = opens()
+        widget.visited.forgiven = ("WebSocket connection to", "the server responded with a status of 401")
+        widget.open()
+        widget.say("delivery")
+        widget.until("Where do you live?")
+        dev.kill()
+    shutil.rmtree(folder / ".parley")
+    with serving(folder, site, port):
+        expect(widget.page.locator(".log .note")).to_contain_text("This is a new one.")
+        widget.state("live")
+        widget.say("phone")
+        widget.until("Call 01 23 45 67 89, Monday to Friday, 9 to 17.")
+
+
 def test_a_reload_in_the_middle_of_a_stream_shows_what_was_written_and_goes_on(scripted: Scripted) -> None:
     widget, script = scripted()
     stream(script, "m9", "Good **mor")
@@ -472,6 +512,26 @@ def test_a_token_that_is_wrong_says_where_it_comes_from(faq: Dev, site: Site, op
     expect(widget.trouble).to_contain_text("element.token")
 
 
+def test_a_key_lets_its_pages_in_and_a_wrong_one_is_told(tmp_path: Path, site: Site, opens: Opens) -> None:
+    folder = project(tmp_path, "faq")
+    with Dev(folder) as dev, Site(dev.url) as shop:
+        made = ("keys", "create", "--publishable", "--origin", shop.url, "--project", str(folder))
+        key = parley(*made, cwd=tmp_path).stdout.strip()
+        widget = opens(
+            shop.page("right", f'<parley-chat key="{key}"></parley-chat>'), friends=(shop.friend(),)
+        )
+        widget.open()
+        widget.say("phone")
+        widget.until("Call 01 23 45 67 89, Monday to Friday, 9 to 17.")
+        widget.visited.forgiven = "the server responded with a status of 401"
+        wrong = "pk_" + "x" * (len(key) - 3)
+        widget.page.goto(shop.page("wrong", f'<parley-chat key="{wrong}"></parley-chat>'))
+        widget.launcher.click()
+        widget.state("stopped")
+        expect(widget.trouble).to_contain_text("There is no such publishable key")
+        expect(widget.trouble).to_contain_text("parley keys create --publishable")
+
+
 def test_a_users_own_token_makes_them_that_user(faq: Dev, folder: Path, site: Site, opens: Opens) -> None:
     site.server = faq.url
     token = parley("token", "--user", "ada", cwd=folder)
@@ -582,6 +642,10 @@ def test_markdown_is_rendered_and_leads_only_where_one_may_go(scripted: Scripted
         "rel": "noopener noreferrer nofollow ugc",
     }
     expect(place.locator("ol > li")).to_have_text("Site and [bad](javascript:pwned())")
+    script.events(("message.completed", script.message("- الاثنين\n- Tuesday\n\nhello")))
+    last = widget.page.locator(".log .text").last
+    expect(last.locator("ul")).to_have_css("direction", "rtl")
+    expect(last.locator("> p")).to_have_css("direction", "ltr")
 
 
 COUNT = """(chat) => {

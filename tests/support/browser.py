@@ -76,7 +76,7 @@ class Visit:
     url: str
     friends: tuple[str, ...] = ()
     wrong: list[str] = field(default_factory=list)
-    forgiven: str | None = None
+    forgiven: str | tuple[str, ...] = ()
 
     def clean(self) -> None:
         """Assert that nothing was injected, refused by the policy, asked of others, or said as an error."""
@@ -84,7 +84,8 @@ class Visit:
         assert self.page.evaluate("executed") == []
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        lost = (self.forgiven, "Failed to load resource: net::") if self.forgiven else ()
+        forgiven = (self.forgiven,) if isinstance(self.forgiven, str) else self.forgiven
+        lost = (*forgiven, "Failed to load resource: net::") if forgiven else ()
         if message.type in ("error", "warning") and not any(text in message.text for text in lost):
             self.wrong.append(message.text)
 

@@ -48,12 +48,12 @@ export class Tree implements Sink {
     const [name, className] = ELEMENTS[tag];
     const element = document.createElement(name);
     if (className) element.className = className;
-    // each block finds its own direction, by its first letter that has one; code has none
+    // A block finds its direction by its first letter that has one, and so a list does by its items' letters:
+    // an item that looked for itself would be left out of that. Code has none.
     if (tag === "pre") {
       element.dir = "ltr";
       element.tabIndex = 0; // it may scroll sideways, by keyboard too
-    } else if (name === "p") element.dir = "auto";
-    else if (tag === "ul" || tag === "ol" || tag === "blockquote") element.dir = "auto";
+    } else if (this.#at === this.#root) element.dir = "auto";
     this.#at.append(element);
     this.#at = element;
   }
