@@ -23,8 +23,10 @@ from storage.base import CommitOutcome, CommitUnknown, StorageError, StoreRefuse
 from storage.listing import ExecutionFilter, ExecutionPlace
 from storage.models import COMMIT_MAX_BYTES, ApiKey, Conversation, EventBatch, FlowVersion, Pending
 from storage.mongo import MongoStore
+from storage.mongo.driver import Driver
 from storage.mongo.schema import INDEXES
 from tests.conformance.conftest import Clock
+from tests.support.fake_mongo import fake_mongo, refuses_credentials
 from tests.support.mongo import MongoServer, away
 from tests.support.records import (
     EPOCH,
@@ -859,6 +861,16 @@ async def test_a_server_that_is_too_old_is_refused(tmp_path: Any, version: int, 
             await MongoStore(server.url).open()
     finally:
         server.stop()
+
+
+@away
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+async def test_credentials_that_the_server_does_not_take_are_refused(driver: Driver) -> None:
+    async with fake_mongo(refuses_credentials) as address:
+        store = MongoStore(f"mongodb://parley:canary@{address}/parley", driver=driver)
+        with pytest.raises(StoreRefused, match="check user, password and authSource") as caught:
+            await store.open()
+    assert "canary" not in str(caught.value)
 
 
 @away
