@@ -66,7 +66,7 @@ export class Visitor {
     return known.token;
   }
 
-  async #ask(known: Kept | null): Promise<string> {
+  async #ask(known: Kept | null, again = false): Promise<string> {
     const body = { ...(this.key ? { key: this.key } : {}), ...(known ? { token: known.token } : {}) };
     let response: Response;
     try {
@@ -77,7 +77,10 @@ export class Visitor {
         body: JSON.stringify(body),
       });
     } catch {
-      throw await this.#unreachable();
+      // A browser does not say why it could not ask: find out whether the server is there, and lets others in.
+      if (!(await this.#answers())) throw this.#unreachable();
+      if (!again) return this.#ask(known, true); // it may have come back just now
+      throw new Trouble(blocked(this.server), "origin_not_allowed", known === null);
     }
     const answer = await response.json().catch(() => ({}));
     if (response.ok) {
@@ -108,17 +111,17 @@ export class Visitor {
     );
   }
 
-  /** A browser does not say why it could not ask: find out whether the server is there, and lets others in. */
-  async #unreachable(): Promise<Trouble> {
+  async #answers(): Promise<boolean> {
     try {
       await fetch(`${this.server}/livez`, { mode: "no-cors", cache: "no-store" });
+      return true;
     } catch {
-      return new Trouble(
-        `${this.server} cannot be reached. If it runs, the page's Content-Security-Policy has to name it, http and ws, in connect-src.`,
-        "unreachable",
-        false,
-      );
+      return false;
     }
-    return new Trouble(blocked(this.server), "origin_not_allowed", true);
+  }
+
+  #unreachable(): Trouble {
+    const policy = "the page's Content-Security-Policy has to name it, http and ws, in connect-src";
+    return new Trouble(`${this.server} cannot be reached. If it runs, ${policy}.`, "unreachable", false);
   }
 }
