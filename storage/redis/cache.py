@@ -1,8 +1,10 @@
 """The cache over Redis."""
 
+import contextlib
+
 from storage.memory.cache import VALUE_MAX_BYTES
 from storage.redis.client import Client
-from storage.redis.wire import Away
+from storage.redis.server import Away
 
 
 class RedisCache:
@@ -21,7 +23,7 @@ class RedisCache:
         """See ``Cache.get``."""
         name = self._name(key)
         try:
-            value = await self._client.call(name, "GET", name)
+            value = await self._client.call(lambda redis: redis.get(name))
         except Away:
             return None
         return value if isinstance(value, bytes) else None
@@ -33,18 +35,14 @@ class RedisCache:
             return
         name = self._name(key)
         try:
-            await self._client.call(name, "SET", name, value, "PX", ttl_ms)
+            await self._client.call(lambda redis: redis.set(name, value, px=ttl_ms))
         except Away:
             return
 
     async def delete(self, *keys: str) -> None:
         """See ``Cache.delete``; what cannot be deleted now is gone with its time."""
-        for key in keys:
-            name = self._name(key)
-            try:
-                await self._client.call(name, "UNLINK", name)
-            except Away:
-                return
+        with contextlib.suppress(Away):
+            await self._client.tell([("UNLINK", self._name(key)) for key in keys])
 
     def _name(self, key: str) -> bytes:
         return f"{self._prefix}{key}".encode()

@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-import hiredis
+from redis.exceptions import RedisError
 
 from storage.base import BusRefused
 from storage.inspection import Finding, access, clocks, is_local
 from storage.redis.address import Address
-from storage.redis.wire import Away, ask, connect
+from storage.redis.server import Away, ask, told, visiting
 
 ANSWER_S: Final = 3.0
 LEAST_BUFFER_BYTES: Final = 8 * 1024 * 1024
@@ -33,8 +33,8 @@ async def inspect(url: str) -> list[Finding]:
         return await _look(address)
     except BusRefused as error:
         return [Finding("problem", "redis", *_told(str(error)))]
-    except (Away, TimeoutError) as error:
-        what = f"Redis at {address} {error if str(error) else 'does not answer'}"
+    except (Away, RedisError, TimeoutError) as error:
+        what = f"Redis at {address} {error if isinstance(error, Away) else 'does not answer'}"
         fix = "Start it, or correct PARLEY_BUS; until it is there, instances hear of each other late."
         return [Finding("warning", "redis", what, fix)]
 
@@ -46,21 +46,17 @@ def _told(sentence: str) -> tuple[str, str]:
 
 
 async def _look(address: Address) -> list[Finding]:
-    wire, server = await connect(address, address.host, address.port)
-    try:
+    async with visiting(address, address.host, address.port) as (connection, server):
         async with asyncio.timeout(ANSWER_S):
             asked = time.time()
-            replies = await ask(
-                wire, [("TIME",), ("INFO", "memory"), ("CONFIG", "GET", "client-output-buffer-limit")]
-            )
+            time_ = await ask(connection, "TIME")
             here = (asked + time.time()) / 2
-    finally:
-        wire.abort("was left")
-    told, memory, buffers = (None if isinstance(reply, hiredis.ReplyError) else reply for reply in replies)
+            memory = await ask(connection, "INFO", "memory")
+            buffers = await ask(connection, "CONFIG", "GET", "client-output-buffer-limit")
     kind = "a cluster" if server.cluster else "one server"
     version = ".".join(map(str, server.version)) or "of a version it does not tell"
     found = [Finding("ok", "redis", f"{address}, {version}, {kind}"), _eviction(memory), _buffers(buffers)]
-    found += _clock(told, here)
+    found += _clock(time_, here)
     found.append(
         access(
             "redis access",
@@ -77,8 +73,7 @@ async def _look(address: Address) -> list[Finding]:
 def _eviction(reply: Any) -> Finding:
     """Without a limit nothing is evicted; with one, ``noeviction`` is what says so aloud."""
     subject = "redis eviction"
-    lines = reply.decode("utf-8", "replace").splitlines() if isinstance(reply, bytes) else []
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = told(reply) if isinstance(reply, bytes) else {}
     policy, limit = fields.get("maxmemory_policy"), int(fields.get("maxmemory", 0))
     if policy is None:
         return _untold(subject, "maxmemory-policy", "noeviction")

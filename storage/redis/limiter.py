@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import hiredis
+from redis.exceptions import NoScriptError
 
 from storage.base import Bucket, Limiter, LimitStatus, Verdict, Window
 from storage.memory.limiter import SLICES
 from storage.models import TimeMs
 from storage.redis.client import Client
-from storage.redis.wire import Arg, Away
+from storage.redis.server import Away
 
 SCRIPT: Final = """
 -- KEYS[1]: a hash. ARGV: cost (0: only look), slices, now in ms ('': this server's clock), for each limit
@@ -163,14 +163,14 @@ class RedisLimiter:
         """Run the script, by its hash where the server knows it. Raises Away."""
         name = (self._prefix + hashlib.sha256(key.encode()).hexdigest()[:32]).encode()
         now = "" if self._clock is None else str(self._clock())
-        arguments: list[Arg] = [1, name, cost, SLICES, now]
+        arguments: list[str | int] = [cost, SLICES, now]
         for limit in limits:
             kind, refill = ("w", 0) if isinstance(limit, Window) else ("b", limit.refill)
             arguments += [kind, limit.name, limit.limit, limit.period_ms, refill]
         try:
-            reply = await self._client.call(name, "EVALSHA", SHA, *arguments)
-        except hiredis.ReplyError:
-            reply = await self._client.call(name, "EVAL", SCRIPT, *arguments)
+            reply = await self._client.call(lambda redis: redis.evalsha(SHA, 1, name, *arguments))
+        except NoScriptError:
+            reply = await self._client.call(lambda redis: redis.eval(SCRIPT, 1, name, *arguments))
         return list(reply)
 
 

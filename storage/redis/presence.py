@@ -6,16 +6,17 @@ and are cleared by whoever reads them. So ten thousand conversations cost one wr
 """
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import orjson
 
 from storage.base import PRESENCE_TTL_MS, Present
 from storage.memory.presence import Connected, Key, added_up
-from storage.redis.client import Client
-from storage.redis.wire import Away
+from storage.redis.client import Client, Command
+from storage.redis.server import Away
 
 VERSION: Final = 1
 BEAT_S: Final = 10.0
@@ -48,6 +49,8 @@ class RedisPresence:
         self._beat_at = 0.0
         self._gathering: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._saying = asyncio.Lock()
 
     def enter(self, tenant_id: str, conversation_id: str, user_id: str) -> None:
         """See ``Presence.enter``."""
@@ -76,18 +79,18 @@ class RedisPresence:
         busy = self._beating is not None and not self._beating.done()
         if not busy and (now >= self._beat_at or self._client.lives != self._lives):
             self._beat_at = now + BEAT_S
-            self._beating = asyncio.get_running_loop().create_task(self._beat(now))
+            self._beating = self._spawn(self._beat(now))
 
     async def close(self) -> None:
         """Say that we are gone."""
         if self._gathering is not None:
             self._gathering.cancel()
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._name:
-            key = self._alive(self._name)
-            self._client.post(key, "UNLINK", key)
+            with contextlib.suppress(Away):
+                await self._client.tell([("UNLINK", self._alive(self._name))])
             self._name = ""
 
     # --- what we say ------------------------------------------------------------------------------
@@ -95,29 +98,25 @@ class RedisPresence:
     async def _beat(self, now: float) -> None:
         lives = self._client.lives
         try:
-            if lives != self._lives or now >= self._renew_at or not await self._say_alive(self._name):
-                name = secrets.token_hex(8)
-                await self._say_alive(name)
-                before, self._name = self._name, name
-                self._lives, self._renew_at = lives, now + REENTER_S
-                if before:
-                    self._client.post(self._alive(before), "UNLINK", self._alive(before))
-                await self._enter_all()
+            async with self._saying:
+                if lives != self._lives or now >= self._renew_at or not await self._say_alive(self._name):
+                    name = secrets.token_hex(8)
+                    await self._say_alive(name)
+                    before, self._name = self._name, name
+                    self._lives, self._renew_at = lives, now + REENTER_S
+                    if before:
+                        await self._client.tell([("UNLINK", self._alive(before))])
+                    await self._say(self._connected.all())
         except Away:
             self._lives = -1  # as soon as it is back
 
     async def _say_alive(self, name: str) -> bool:
         """Return whether Redis still knew that we live. Raises Away."""
         key = self._alive(name)
-        known = await self._client.call(key, "SET", key, str(VERSION), "PX", PRESENCE_TTL_MS, "GET")
+        known = await self._client.call(
+            lambda redis: redis.set(key, str(VERSION), px=PRESENCE_TTL_MS, get=True)
+        )
         return known is not None
-
-    async def _enter_all(self) -> None:
-        for chunk in _chunks(self._connected.all()):
-            for key, user_id in chunk:
-                self._say(key, user_id)
-            # One answer for each chunk: nothing piles up, neither here nor there.
-            await self._say_alive(self._name)
 
     def _change(self, key: Key, user_id: str) -> None:
         self._changed[key, user_id] = None
@@ -128,27 +127,46 @@ class RedisPresence:
         self._gathering = None
         changed, self._changed = self._changed, {}
         if self._name:
-            for key, user_id in changed:
-                self._say(key, user_id)
+            self._spawn(self._say_changed(list(changed)))
 
-    def _say(self, key: Key, user_id: str) -> None:
+    async def _say_changed(self, changed: list[tuple[Key, str]]) -> None:
+        try:
+            async with self._saying:
+                await self._say(changed)
+        except Away:
+            self._lives = -1
+
+    async def _say(self, who: list[tuple[Key, str]]) -> None:
+        """Say how each of them is connected now, some at a time: one word after the other. Raises Away."""
+        for start in range(0, len(who), CHUNK):
+            commands: list[Command] = []
+            for key, user_id in who[start : start + CHUNK]:
+                commands += self._words(key, user_id)
+            await self._client.tell(commands)
+
+    def _words(self, key: Key, user_id: str) -> list[Command]:
         place, field = self._place(key), orjson.dumps([self._name, user_id])
         connections = self._connected.of(key).get(user_id)
         if connections is None:
-            self._client.post(place, "HDEL", place, field)
-        else:
-            self._client.post(place, "HSET", place, field, orjson.dumps({"v": VERSION, "n": connections}))
-            self._client.post(place, "PEXPIRE", place, ENTRY_TTL_MS)
+            return [("HDEL", place, field)]
+        value = orjson.dumps({"v": VERSION, "n": connections})
+        return [("HSET", place, field, value), ("PEXPIRE", place, ENTRY_TTL_MS)]
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- what others say --------------------------------------------------------------------------
 
     async def _elsewhere(self, key: Key) -> list[dict[str, int]]:
         """Return who is connected to each other instance that lives. Raises Away."""
         place = self._place(key)
-        flat = await self._client.call(place, "HGETALL", place)
+        entries: Any = await self._client.call(lambda redis: redis.hgetall(place))
         said: dict[str, dict[str, int]] = {}
         fields: dict[str, list[bytes]] = {}
-        for field, value in zip(flat[::2], flat[1::2], strict=True):
+        for field, value in entries.items():
             name, user_id, connections = _read(field, value)
             if name != self._name:
                 said.setdefault(name, {})[user_id] = connections
@@ -156,12 +174,12 @@ class RedisPresence:
         alive = await asyncio.gather(*(self._lives_still(name) for name in said))
         for name, lives in zip(said, alive, strict=True):
             if not lives:
-                self._client.post(place, "HDEL", place, *fields[name])
+                await self._client.tell([("HDEL", place, *fields[name])])
         return [said[name] for name, lives in zip(said, alive, strict=True) if lives]
 
     async def _lives_still(self, name: str) -> bool:
         key = self._alive(name)
-        return bool(await self._client.call(key, "EXISTS", key))
+        return bool(await self._client.call(lambda redis: redis.exists(key)))
 
     def _alive(self, name: str) -> bytes:
         return f"{self._prefix}i:{name}".encode()
@@ -180,8 +198,3 @@ def _read(field: bytes, value: bytes) -> tuple[str, str, int]:
     except (ValueError, TypeError, KeyError):
         pass
     return "", "", 0
-
-
-def _chunks(items: list[tuple[Key, str]]) -> Iterator[list[tuple[Key, str]]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]

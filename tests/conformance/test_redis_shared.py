@@ -10,6 +10,7 @@ import pytest
 from storage.base import PRESENCE_TTL_MS, Present, Window
 from storage.redis import Address, RedisShared
 from storage.redis.link import Pace
+from storage.redis.presence import GATHER_S
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
 
@@ -151,6 +152,23 @@ async def test_who_is_there_is_said_again_to_a_redis_that_forgot(redis_server: R
         redis_server.start()
         await until_present(there, Present("u1", 1), conversation_id="c0")
         await until_present(there, Present("u1", 1), conversation_id="c1199")
+
+
+async def test_what_redis_missed_while_it_hung_is_made_good(
+    redis_server: RedisServer,
+) -> None:
+    """It has forgotten nothing; so whoever left meanwhile would be there for ever, and who came never."""
+    async with instances(redis_server.url) as (here, there):
+        here.presence.enter("acme", "c1", "u1")
+        here.presence.enter("acme", "c1", "u2")
+        await until_present(there, Present("u1", 1), Present("u2", 1))
+        redis_server.pause()
+        assert await here.cache.get("a") is None  # now it knows
+        here.presence.leave("acme", "c1", "u2")
+        here.presence.enter("acme", "c1", "u3")
+        await asyncio.sleep(2 * GATHER_S)  # a timer behind the one by which both are passed on: in vain
+        redis_server.resume()
+        await until_present(there, Present("u1", 1), Present("u3", 1))
 
 
 async def test_closing_says_that_we_are_gone(redis_server: RedisServer) -> None:
