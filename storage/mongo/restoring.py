@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pymongo.errors import DuplicateKeyError
 
-from storage.base import Commit, Expected
+from storage.base import Commit, CommitUnknown, Expected
 from storage.models import Conversation, EventBatch, TimeMs
 from storage.mongo import log, waits
 from storage.mongo.documents import (
@@ -18,7 +18,7 @@ from storage.mongo.documents import (
     next_known,
     place,
 )
-from storage.mongo.driver import reading
+from storage.mongo.driver import reading, writing
 from storage.mongo.log import Placed
 from storage.rules import execution_of, key_twice, restored
 
@@ -33,9 +33,26 @@ async def restore(database: Any, record: Conversation, source: Iterable[EventBat
         return False
     try:
         await _write_log(database, record, source)
-        inserted = await _insert(database, record, now)
     except BaseException:
         await asyncio.shield(_remove(database, key, record.epoch))
+        raise
+    return await asyncio.shield(_show(database, record, now))
+
+
+async def _show(database: Any, record: Conversation, now: TimeMs) -> bool:
+    """Insert the record, or else remove its log; False where its id was taken meanwhile.
+
+    Raises CommitUnknown where it may yet be inserted: then its log stays; nobody sees it without the record.
+    """
+    key = (record.tenant_id, record.conversation_id)
+    try:
+        inserted = await _insert(database, record, now)
+    except CommitUnknown:
+        if await _epoch_of(database, key) == (True, record.epoch):
+            return True
+        raise
+    except BaseException:
+        await _remove(database, key, record.epoch)
         raise
     if not inserted:
         await _remove(database, key, record.epoch)
@@ -89,7 +106,7 @@ async def _insert(database: Any, record: Conversation, now: TimeMs) -> bool:
     first = record.offset if started is None else started["first_offset"]
     beside = beside._replace(execution_from=first)
     await waits.note(database, key, beside.waits, now)
-    async with reading():
+    async with writing():
         try:
             await database.conversations.insert_one(conversation_document(record, beside, now))
         except DuplicateKeyError:

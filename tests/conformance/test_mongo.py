@@ -753,7 +753,9 @@ class ReplyLoser:
     def __init__(self, port: int) -> None:
         self._port = port
         self.loses = False
+        self.loses_reply_to: bytes | None = None
         self.port = 0
+        self._doomed: set[asyncio.StreamWriter] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["ReplyLoser"]:
@@ -783,8 +785,10 @@ class ReplyLoser:
     ) -> None:
         try:
             while data := await source.read(65536):
-                if is_reply and self.loses and b"nModified" in data:
+                if is_reply and ((self.loses and b"nModified" in data) or both[1] in self._doomed):
                     break
+                if not is_reply and self.loses_reply_to is not None and self.loses_reply_to in data:
+                    self._doomed.add(both[1])
                 sink.write(data)
                 await sink.drain()
         except OSError:
@@ -822,6 +826,23 @@ async def test_a_commit_whose_reply_is_lost_is_unknown_and_found_in_the_log(
         assert after is not None
         assert after.revision == busy.revision + 1
         assert [waiting.key for waiting in after.inbox] == ["k3"]
+
+
+@away
+async def test_a_restored_record_whose_reply_is_lost_is_found_and_keeps_its_log(
+    mongo_server: MongoServer, clock: Clock
+) -> None:
+    commit = next_commit(conversation(), key="k1")
+    assert commit.batch is not None
+    async with (
+        ReplyLoser(mongo_server.port).running() as proxy,
+        store_on(f"mongodb://127.0.0.1:{proxy.port}/lost?retryWrites=false", clock) as store,
+    ):
+        proxy.loses_reply_to = b"insert\0\x0e\0\0\0conversations\0"
+        assert await store.restore(commit.record, [commit.batch])
+        proxy.loses_reply_to = None
+        assert await store.load(TENANT, ID) == commit.record
+        assert await store.events(TENANT, ID, EPOCH, 0) == [commit.batch]
 
 
 REFUSED = {
