@@ -125,7 +125,7 @@ class Servers(Generic[M]):
             self._map = await self._look(self._seed)
         except Away as error:
             self._map, away = None, str(error)
-        await self._settle(away)
+        await self._settle(away, is_start=True)
 
     async def close(self) -> None:
         """Disconnect from all."""
@@ -178,12 +178,20 @@ class Servers(Generic[M]):
             raise Away("is a cluster in which no node has slots yet")
         return SlotMap.read(reply, place)
 
-    async def _settle(self, away: str | None = None) -> None:
-        """Keep something for exactly the servers that there are."""
+    async def _settle(self, away: str | None = None, *, is_start: bool = False) -> None:
+        """Keep something for exactly the servers that there are. Raises BusRefused at the start."""
         wanted = self._map.places if self._map is not None else {self._seed}
         for place in wanted - self._members.keys():
             member = self._members[place] = self._make(place, self._has(place))
-            await member.open(away)
+            try:
+                await member.open(away)
+            except BusRefused as error:
+                if is_start:
+                    raise
+                # A node that has just joined may not be as the others are yet: it is looked for, too.
+                _log.warning("redis_node_refuses", server=f"{place[0]}:{place[1]}", reason=str(error))
+                await member.close()
+                await member.open(str(error))
         gone = [self._members.pop(place) for place in self._members.keys() - wanted]
         if gone:
             self._routed()

@@ -13,7 +13,7 @@ from storage.base import BusRefused, Present, Window
 from storage.redis import Address, RedisBus, RedisShared
 from storage.redis.cluster import SLOTS, SlotMap, slot_of
 from storage.redis.link import Pace
-from tests.support.fake_redis import FakeRedis
+from tests.support.fake_redis import FakeRedis, bulk
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
 
@@ -201,3 +201,37 @@ def test_a_slot_that_nobody_has_belongs_to_nobody() -> None:
     assert [slots.of(slot) for slot in (0, 9, 10, 19, 20, 30, 39, 40)] == [
         None, None, ("a", 1), ("a", 1), None, ("asked", 2), ("asked", 2), None,
     ]  # fmt: skip
+
+
+async def test_a_node_that_refuses_when_it_joins_is_looked_for_until_it_does_not() -> None:
+    """Its users, or its password, may come after its slots."""
+    old, new = FakeRedis(), FakeRedis()
+
+    def slots(*ranges: tuple[int, int, int]) -> bytes:
+        nodes = (b"*3\r\n:%d\r\n:%d\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % range_ for range_ in ranges)
+        return b"*%d\r\n" % len(ranges) + b"".join(nodes)
+
+    async with old.serving(), new.serving():
+        info = old.info.replace(b"cluster_enabled:0", b"cluster_enabled:1")
+        whole = (0, SLOTS - 1, old.port)
+        halves = ((0, HALF - 1, old.port), (HALF, SLOTS - 1, new.port))
+        node = {b"INFO": lambda _: bulk(info), b"SPUBLISH": lambda _: b":0\r\n"}
+        old.answers = node | {b"CLUSTER": lambda _: slots(whole)}
+        new.answers = {b"INFO": lambda _: b"-NOAUTH Authentication required.\r\n"}
+        bus = RedisBus(Address.parse(old.url), pace=PACE)
+        await bus.open()
+        try:
+            moved = next(name for n in range(99) if slot_of((name := f"parley:c:t:{n}").encode()) >= HALF)
+            old.answers = node | {
+                b"CLUSTER": lambda _: slots(*halves),
+                b"SPUBLISH": lambda _: b"-MOVED 9000 127.0.0.1:%d\r\n" % new.port,
+            }
+            bus.publish(moved, b"where are you?")
+            await eventually(lambda: not bus.health().up)
+            old.answers = node | {b"CLUSTER": lambda _: slots(*halves)}
+            new.answers = old.answers
+            await eventually(lambda: bus.health().up)
+            bus.publish(moved, b"there")
+            await eventually(lambda: any(command[-1].endswith(b"there") for command in new.commands))
+        finally:
+            await bus.close()
