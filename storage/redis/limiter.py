@@ -36,10 +36,12 @@ local function window(name, limit, period)
   local stem = name .. ':' .. string.format('%.0f', period) .. ':'
   local known = redis.call('HMGET', key, stem .. 'n', stem .. 's')
   local used, newest = tonumber(known[1] or 0), tonumber(known[2])
-  local number = math.max(math.floor(now / slice), newest or 0)
+  local here = math.floor(now / slice)
+  local number = math.max(here, newest or 0)
   local fields = {}
   for i = number - slices, number do fields[#fields + 1] = stem .. (i % size) end
   local old = newest and number - newest or 0
+  if number - here > size then number, old = here, size end -- the clock was set back: begin anew
   if old >= size then
     used = 0
     for i = 1, size do gone[#gone + 1] = fields[i] end
@@ -81,6 +83,7 @@ local function bucket(name, limit, period, refill)
   local full = limit * period
   local known = redis.call('HMGET', key, name .. ':l', name .. ':t')
   local level, at = tonumber(known[1] or full), tonumber(known[2] or now)
+  if at - now > period then level, at = full, now end -- the clock was set back: begin anew
   level = math.min(full, level + math.max(0, now - at) * refill)
   local missing = cost * period - level
   if missing > 0 then

@@ -7,10 +7,11 @@ from typing import Final, cast
 
 import pytest
 
-from storage.base import PRESENCE_TTL_MS, Present, Window
+from storage.base import PRESENCE_TTL_MS, Bucket, Present, Window
 from storage.redis import Address, RedisShared
 from storage.redis.link import Pace
 from storage.redis.presence import GATHER_S
+from tests.support.records import NOW
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
 
@@ -177,3 +178,19 @@ async def test_closing_says_that_we_are_gone(redis_server: RedisServer) -> None:
             here.presence.enter("acme", "c1", "u1")
             await until_present(there, Present("u1", 1))
         assert await there.presence.present("acme", "c1") == []
+
+
+@pytest.mark.parametrize("limit", [Window("minute", 3, 60_000), Bucket("burst", 3, 3, 60_000)])
+async def test_a_server_whose_clock_was_an_hour_ahead_counts_on_when_it_is_set_back(
+    redis_url: str, limit: Window | Bucket
+) -> None:
+    """Else nothing would come back to whoever was active then, for an hour."""
+    now = NOW + 3_600_000
+    shared = RedisShared(Address.parse(redis_url), pace=PACE, clock=lambda: now)
+    await shared.open()
+    assert [(await shared.limiter.take("k", [limit])).allowed for _ in range(4)] == [True] * 3 + [False]
+    now = NOW
+    await shared.limiter.take("k", [limit])
+    now += 2 * 60_000
+    assert [(await shared.limiter.take("k", [limit])).allowed for _ in range(4)] == [True] * 3 + [False]
+    await shared.close()
