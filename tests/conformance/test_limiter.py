@@ -4,7 +4,7 @@ import asyncio
 from typing import Final, Protocol
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from storage.base import Bucket, Limiter, LimitStatus, Shared, Window
@@ -156,6 +156,7 @@ STEPS = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(steps=STEPS, limit=st.integers(1, 8), period_ms=st.sampled_from([60, 1000, 10_000, 60_000]))
+@example(steps=[(0, 1), (7, 1), (7, 1), (7, 1), (999, 1)], limit=1, period_ms=1000)
 async def test_no_window_of_any_place_has_more_than_its_limit(
     limiter: Limiter, clock: Time, steps: list[tuple[int, int]], limit: int, period_ms: int
 ) -> None:
@@ -173,5 +174,5 @@ async def test_no_window_of_any_place_has_more_than_its_limit(
             allowed.append((clock.ms, cost))
             assert used(period_ms) <= limit
         else:
-            assert used(period_ms + -(-period_ms // 60)) + cost > limit
+            assert used(61 * -(-period_ms // 60)) + cost > limit  # a sixtieth is whole milliseconds
     clock.ms += 10 * HOUR
