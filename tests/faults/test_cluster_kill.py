@@ -7,12 +7,14 @@ write behind it, where only MongoDB's adapter has a gap to die in.
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.support.ordeal import SEEDS, THOROUGH, Ordeal
+from tests.support import desk
+from tests.support.ordeal import SEEDS, SHOP, THOROUGH, Ordeal
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("redis", "mongo"), pytest.mark.timeout(300)]
 each_seed = pytest.mark.parametrize("seed", SEEDS)
@@ -72,10 +74,15 @@ def _failpoint(chance: random.Random, place: str | None) -> str | None:
     return f"{place}:{chance.randint(1, PLACES[place])}" if place is not None else None
 
 
+@pytest.mark.parametrize("flows", [SHOP, desk.FLOWS] if THOROUGH else [SHOP], ids="-".join)
 @each_seed
-async def test_nothing_is_lost_or_doubled_by_kills(tmp_path: Path, seed: int) -> None:
+async def test_nothing_is_lost_or_doubled_by_kills(
+    tmp_path: Path, seed: int, flows: Mapping[str, str]
+) -> None:
+    """A till that takes the money at once, and one that asks people before; what they approved is done."""
     kills = Kills(KILLS)
-    await Ordeal(tmp_path, seed, people=PEOPLE, env=STORE).passes(kills)
+    deciders = 2 if flows is desk.FLOWS else 0
+    await Ordeal(tmp_path, seed, flows=flows, people=PEOPLE, deciders=deciders, env=STORE).passes(kills)
     print(dict(kills.died))
     assert kills.died.total() >= KILLS // 4, "hardly anybody died where it was to"
 
