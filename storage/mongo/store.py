@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pymongo.errors import PyMongoError
 
@@ -60,6 +60,7 @@ _GROUP_ITEMS: Final = 64
 _GROUP_BYTES: Final = 4 * 1024 * 1024
 
 Key = tuple[str, str]
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 
@@ -221,7 +222,7 @@ class MongoStore:
     async def commit(self, commit: Commit) -> CommitOutcome:
         """See ``ConversationStore.commit``. Raises TypeError where a value in it is not JSON."""
         check_commit(commit)
-        return await asyncio.shield(self._commit(commit))
+        return await _to_its_end(self._commit(commit))
 
     async def _commit(self, commit: Commit) -> CommitOutcome:
         """Commit, one at a time in each conversation: of two that race here, one is spared the way."""
@@ -360,7 +361,7 @@ class MongoStore:
 
     async def enqueue(self, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs) -> bool:
         """See ``ConversationStore.enqueue``."""
-        return await asyncio.shield(
+        return await _to_its_end(
             writes.enqueue(self._database, tenant_id, conversation_id, entry, wake_at, self._deadline())
         )
 
@@ -535,3 +536,10 @@ class MongoStore:
 
 def _key_of(document: Document) -> Key:
     return document["tenant_id"], document["conversation_id"]
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await what goes on to its end if the caller is cancelled. What it raises then is no news to anybody."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+    return await asyncio.shield(task)

@@ -1,6 +1,7 @@
 """What is particular to MongoDB: several instances, the log behind the record, what goes over the wire."""
 
 import asyncio
+import gc
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -745,6 +746,33 @@ async def test_what_waits_behind_a_server_that_hangs_is_told_so_and_never_sent(
         mongo_server.resume()
         await until_it_works(store)
         assert await store.load(TENANT, "c2") is None
+
+
+@away
+async def test_what_fails_after_its_caller_has_gone_is_no_error_in_the_log(
+    mongo_server: MongoServer, clock: Clock
+) -> None:
+    """A store that is away for a minute would else leave a traceback for each command that was given up."""
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: told.append(context["message"]))
+    async with store_on(patient(mongo_server, 500), clock) as store:
+        record = await committed(store, conversation())
+        mongo_server.pause()
+        waiting = [
+            asyncio.ensure_future(store.commit(next_commit(record))),
+            asyncio.ensure_future(store.enqueue(TENANT, ID, entry("k2"), NOW)),
+        ]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for each in waiting:
+            each.cancel()
+        with pytest.raises(StoreUnavailable):
+            await store.ping()  # begun later, so the others have failed before
+        mongo_server.resume()
+        await until_it_works(store)
+    gc.collect()
+    assert told == []
 
 
 class ReplyLoser:
