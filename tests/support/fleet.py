@@ -43,15 +43,16 @@ class Instance:
     """
 
     def __init__(
-        self, nursery: Nursery, number: int, to_mongo: Line, to_redis: Line, env: Mapping[str, str]
-    ) -> None:
+        self, nursery: Nursery, number: int, to_mongo: Line, to_redis: Line, ports: tuple[int, int],
+        env: Mapping[str, str],
+    ) -> None:  # fmt: skip
         self.number = number
         self.port = steady_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.lives: list[Life] = []
         self.to_mongo, self.to_redis = to_mongo, to_redis
         self._nursery = nursery
-        store, bus = _store_url(to_mongo.port), f"redis://127.0.0.1:{to_redis.port}"
+        store, bus = _store_url(ports[0]), f"redis://127.0.0.1:{ports[1]}"
         self._env = {
             "PARLEY_STORE": store,
             "PARLEY_TEST_DATABASE": store,
@@ -155,7 +156,13 @@ class Fleet:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, folder: Path, env: Mapping[str, str], *, size: int = SIZE, redis: bool = True
+        cls,
+        folder: Path,
+        env: Mapping[str, str],
+        *,
+        size: int = SIZE,
+        redis: bool = True,
+        lines: bool = True,
     ) -> AsyncIterator[Self]:
         """Have a fleet for a block; everything that it started ends with it.
 
@@ -164,6 +171,7 @@ class Fleet:
             env: more variables for the servers.
             size: how many servers.
             redis: whether Redis is there when they start.
+            lines: whether they reach MongoDB and Redis over their lines, which this process then carries.
         """
         async with contextlib.AsyncExitStack() as stack:
             mongo, bus = MongoServer(folder), RedisServer(folder)
@@ -177,7 +185,8 @@ class Fleet:
             for number in range(size):
                 to_mongo = await stack.enter_async_context(Line([mongo.port]))
                 to_redis = await stack.enter_async_context(Line([bus.port]))
-                instances.append(Instance(nursery, number, to_mongo, to_redis, env))
+                ports = (to_mongo.port, to_redis.port) if lines else (mongo.port, bus.port)
+                instances.append(Instance(nursery, number, to_mongo, to_redis, ports, env))
             fleet = cls(nursery, mongo, bus, instances)
             fleet.front = await stack.enter_async_context(Line([each.port for each in instances]))
             await fleet.each(lambda instance: instance.serve())

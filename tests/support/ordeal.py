@@ -110,13 +110,14 @@ class Ordeal:
         inspects: the conversations that are seen from every instance; all of them unless said otherwise.
         redis: whether Redis is there when the servers start.
         answers: whether every request is to be answered in time.
+        lines: see ``Fleet.open``.
         env: more variables for the servers.
     """
 
     def __init__(
         self, folder: Path, seed: int, *, flows: Mapping[str, str] = SHOP, people: Sequence[str] = PEOPLE,
         deciders: int = 0, pause_s: float = 0.03, inspects: Sequence[str] | None = None, redis: bool = True,
-        answers: bool = True, env: Mapping[str, str] | None = None,
+        answers: bool = True, lines: bool = True, env: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.chance = random.Random(seed)
         self.fleet: Fleet
@@ -124,7 +125,7 @@ class Ordeal:
         self.turns = self.unknown = 0
         self._effects = EffectLog(folder / "effects.log")
         self._folder, self._seed, self._people, self._redis = folder, seed, people, redis
-        self._answers = answers
+        self._answers, self._lines = answers, lines
         self._deciders, self._pause_s, self._inspects = deciders, pause_s, inspects
         self._env = {**environment(self._effects), **(env or {})}
         self._metronome = Metronome()
@@ -145,7 +146,9 @@ class Ordeal:
         """
         print(f"seed {self._seed}")
         with contextlib.closing(self.history):
-            async with Fleet.open(self._folder, self._env, redis=self._redis) as self.fleet:
+            async with Fleet.open(
+                self._folder, self._env, redis=self._redis, lines=self._lines
+            ) as self.fleet:
                 places = Places(self.fleet.front.url, [each.url for each in self.fleet.instances])
                 self._crowd = Crowd(
                     self.history, places, self._seed, people=self._people, deciders=self._deciders,
@@ -162,6 +165,11 @@ class Ordeal:
                         await self._crowd.leave()
                 return await self._judge(calm=calm)
 
+    @property
+    def late_s(self) -> float:
+        """How much this process was late so far, for want of processor time."""
+        return self._metronome.late_s
+
     async def _comes_to_rest(self, patience_s: float) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
@@ -171,7 +179,7 @@ class Ordeal:
 
     async def _judge(self, *, calm: bool) -> list[Violation]:
         logs = await read_logs(self.fleet.store, self._people)
-        effects, late_s = self._effects.read(), self._metronome.late_s
+        effects, late_s = self._effects.read(), self.late_s
         self.turns = sum(len(log.by_key) for log in logs.values())
         self.unknown = sum(is_unknown(event) for log in logs.values() for event in log.events)
         print(f"{self.turns} turns, {len(effects)} effects, {late_s:.1f} s late")
