@@ -174,7 +174,9 @@ class Supervisor:
         if slot is self._slots[0]:
             # What is wrong with settings or flows is told once, by the first; the others follow it.
             for other in self._slots[1:]:
-                other.start_at = 0.0
+                # They may have been started already, if the first has died since.
+                if other.pid is None and other.start_at is None:
+                    other.start_at = 0.0
         if all(other.ready for other in self._slots):
             self._up = True
             self._on_ready(url)

@@ -76,6 +76,19 @@ async def test_a_worker_that_dies_is_started_again(server: ServerProcess) -> Non
     assert server.process.returncode == 0
 
 
+def test_the_first_worker_may_die_while_the_others_start(tmp_path: Path) -> None:
+    with server_process(tmp_path, **OWN, PARLEY_WORKERS="2", wait_s=0) as server:
+        eventually(lambda: len(workers_of(server)) == 2)
+        first, second = workers_of(server)
+        os.kill(second, signal.SIGSTOP)  # it is not ready before the first one has died
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: first not in workers_of(server))
+        os.kill(second, signal.SIGCONT)
+        eventually(lambda: "Parley serves on" in log_of(server))
+        assert server.terminate() == 0
+        assert re.findall(r'"worker":(\d),"pid"', log_of(server)) == ["1", "2", "1"]
+
+
 def test_who_is_told_to_stop_stops_them_all_and_ends_with_0(server: ServerProcess) -> None:
     pids = workers_of(server)
     assert server.terminate() == 0
