@@ -240,9 +240,11 @@ async def _in_store(
     from protocol.errors import Refused
     from server.auth.keys import Keys
     from server.auth.principal import Principal
+    from server.telemetry.logs import configure_logging
     from storage.base import StorageError, StoreLocked
     from storage.open import open_bus, open_store
 
+    configure_logging("warning", "console")  # standard output has the key alone
     store = open_store(settings.store)
     bus = None if settings.bus == "memory:" else open_bus(settings.bus)
     who = Principal(WHO, tenant, "admin", frozenset({"admin"}))

@@ -1,10 +1,13 @@
 """``parley keys`` while a server has the store, and what a page then gets of it."""
 
 import json
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from server.cli.errors import FAILED, OK, UNREACHABLE
 from tests.support.commands import SECRET, Dev, parley
@@ -72,3 +75,16 @@ def test_keys_are_managed_while_serve_runs_and_it_is_said_where_it_cannot_be_fou
         stranger = parley("keys", "list", "--url", server.url, cwd=tmp_path, env=foreign)
         assert stranger.returncode == UNREACHABLE
         assert "does not take the token" in stranger.stderr
+
+
+@pytest.mark.needs("mongo", "redis")
+def test_a_key_stands_alone_on_standard_output_whatever_is_logged(
+    tmp_path: Path, mongo_url: str, redis_url: str
+) -> None:
+    env = {"PARLEY_STORE": mongo_url, "PARLEY_DEFAULT_TENANT": "t1"}
+    for bus in (redis_url, f"redis://127.0.0.1:{free_port()}"):
+        create = ("keys", "create", "--publishable", "--origin", SHOP)
+        made = parley(*create, cwd=tmp_path, env={**env, "PARLEY_BUS": bus})
+        assert made.returncode == OK, made.stderr
+        assert re.fullmatch(r"pk_\S+\n", made.stdout)
+        assert ("redis_away" in made.stderr) is (bus != redis_url)
