@@ -179,7 +179,7 @@ class _Walk:
         try:
             return await asyncio.to_thread(self._target.get, path)
         except Unanswered as error:
-            raise NotAsPromised(f"{path} does not answer ({error})") from None
+            raise NotAsPromised(f"{self._target.address}{path} does not answer ({error})") from None
 
     async def _wrong_token(self) -> None:
         from websockets.exceptions import ConnectionClosed

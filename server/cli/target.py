@@ -28,6 +28,7 @@ class Target:
         is_secure: TLS is spoken with it.
         host: its name or address.
         socket: the URL of its WebSocket.
+        address: its URL for people: over HTTP, without credentials.
     """
 
     def __init__(self, url: str) -> None:
@@ -39,6 +40,8 @@ class Target:
         self._port = parts.port
         self._prefix = parts.path.rstrip("/")
         place = parts.netloc + self._prefix
+        shown = place.rpartition("@")[2]
+        self.address = f"{'https' if self.is_secure else 'http'}://{shown}"
         self.socket = f"{'wss' if self.is_secure else 'ws'}://{place}/v1/ws"
 
     def get(self, path: str, *, timeout_s: float = ANSWER_S) -> Reply:

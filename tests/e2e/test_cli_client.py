@@ -94,7 +94,7 @@ def test_smoke_says_what_is_wrong(project: Path, dev: Dev) -> None:
     dev.kill()
     gone = parley("smoke", cwd=project)
     assert gone.returncode == 4
-    assert "/livez does not answer" in gone.stdout
+    assert f"{dev.url}/livez does not answer" in gone.stdout
     for address in ("ftp://x", "http://127.0.0.1:99999", "http://127.0.0.1:x", "http://[::1"):
         named = parley("smoke", address, cwd=project)
         assert (named.returncode, "is no address of a server" in named.stderr) == (2, True), named.stderr
