@@ -5,6 +5,7 @@ calls; those that differ (closing a client, ``aggregate``) are here or not used.
 """
 
 import inspect
+import re
 import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -42,6 +43,7 @@ UNHURRIED: Final[Mapping[str, Any]] = {"timeoutMS": None, "socketTimeoutMS": Non
 DURABLE: Final = WriteConcern("majority", j=True)
 _AUTHENTICATION: Final = frozenset({13, 18, 8000})
 """Unauthorized, AuthenticationFailed, AtlasError (what Atlas says to wrong credentials)."""
+_WRONG_OPTION: Final = re.compile(r"(?:Unknown option:|The value of) (\w+)")
 
 
 def connect(url: str, driver: Driver, options: Mapping[str, Any]) -> Any:
@@ -63,8 +65,14 @@ def connect(url: str, driver: Driver, options: Mapping[str, Any]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # an unknown option
             return _client_class(driver)(url, **chosen)
-    except (UserWarning, InvalidURI, ConfigurationError, ValueError, TypeError):
-        # What the driver says may quote the URL, and so a password.
+    except (UserWarning, InvalidURI, ConfigurationError, ValueError, TypeError) as error:
+        # What the driver says may quote the URL, and so a password; the name of an option is none.
+        named = _WRONG_OPTION.match(str(error)) if isinstance(error, UserWarning) else None
+        if named:
+            raise StoreRefused(
+                f"PARLEY_STORE has an option {named[1]} that MongoDB does not take, or not with that value: "
+                "correct or remove it"
+            ) from None
         raise StoreRefused(
             "PARLEY_STORE is no URL of MongoDB, or has an option that is none: write "
             "mongodb://USER:PASSWORD@HOST:27017/parley?replicaSet=NAME, with special characters in the "

@@ -877,7 +877,11 @@ REFUSED = {
     "no URL": ("mongodb:x", "is no URL of MongoDB"),
     "no host": ("mongodb://", "is no URL of MongoDB"),
     "a password that is not encoded": ("mongodb://u:canary@pw@h/db", "percent-encoded"),
-    "an option that is none": ("mongodb://h/db?maxPoolSiez=3", "has an option that is none"),
+    "an option that is none": (
+        "mongodb://h/db?maxPoolSiez=3",
+        "an option maxpoolsiez that MongoDB does not take",
+    ),
+    "an option with a wrong value": ("mongodb://h/db?maxPoolSize=x", "an option maxpoolsize that MongoDB"),
     "a write concern that is too weak": ("mongodb://h/db?w=1", "remove it from the URL"),
     "no journal": ("mongodb://h/db?journal=false", "remove it from the URL"),
     "reads from a secondary": ("mongodb://h/db?readPreference=nearest", "remove it from the URL"),
