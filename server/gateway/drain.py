@@ -25,9 +25,19 @@ ANSWER_S: Final = 2.0
 """How long a frame that is being handled may hold its connection open."""
 GONE_S: Final = 2.0
 """How long closing handshakes may take; uvicorn ends what has not answered."""
-RECONNECT_WITHIN_MS: Final = 15_000
+SOONEST_MS: Final = 1_000
+LATEST_MS: Final = 15_000
 
 _log = structlog.get_logger(__name__)
+
+
+def reconnect_within_ms(connections: int) -> int:
+    """Return over how long clients that are sent away together spread their return.
+
+    A millisecond for each, so that those who take them get a thousand handshakes a second: where they are few
+    nobody waits for long.
+    """
+    return max(SOONEST_MS, min(connections, LATEST_MS))
 
 
 class Drain:
@@ -68,23 +78,24 @@ class Drain:
     async def _dismiss(self, window_s: float) -> None:
         connections = list(self._gateway.connections)
         random.shuffle(connections)
+        within_ms = reconnect_within_ms(len(connections))
         size = max(1, -(-len(connections) // BATCHES))
         farewells: list[asyncio.Task[None]] = []
         for start in range(0, len(connections), size):
             if start:
                 await asyncio.sleep(window_s / BATCHES * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             batch = connections[start : start + size]
-            farewells += [asyncio.create_task(self._farewell(connection)) for connection in batch]
+            farewells += [asyncio.create_task(self._farewell(connection, within_ms)) for connection in batch]
         if farewells:
             await asyncio.wait(farewells)
         await self._gone()
 
-    async def _farewell(self, connection: Connection) -> None:
+    async def _farewell(self, connection: Connection, within_ms: int) -> None:
         for _ in range(round(ANSWER_S / 0.05)):
             if not connection.is_busy:
                 break
             await asyncio.sleep(0.05)
-        connection.announce(CloseCode.SHUTDOWN, "shutdown", RECONNECT_WITHIN_MS)
+        connection.announce(CloseCode.SHUTDOWN, "shutdown", within_ms)
 
     async def _gone(self) -> None:
         for _ in range(round(GONE_S / 0.05)):

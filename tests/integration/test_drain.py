@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from server.gateway.drain import reconnect_within_ms
 from tests.support.server import Client, ServerProcess, running_server, server_process, token
 
 SLOW_FLOW = """
@@ -77,7 +78,7 @@ async def test_clients_are_told_and_closed_4001(tmp_path: Path) -> None:
             assert await client.closed() == (4001, "shutdown")
             assert client.seen[-1] == {
                 "type": "disconnect", "code": 4001, "reason": "shutdown", "reconnect": True,
-                "reconnect_within_ms": 15_000,
+                "reconnect_within_ms": 1_000,
             }  # fmt: skip
         assert await status_of(f"{server.url}/readyz") == 503
         assert await status_of(f"{server.url}/health") == 503
@@ -214,3 +215,10 @@ async def test_a_server_that_cannot_start_says_why(tmp_path: Path, broken: str) 
             assert await exit_code(second, 15) != 0
             assert "Traceback" not in second.log.read_text()
             assert "taken" in second.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("connections", "within_ms"), [(0, 1_000), (300, 1_000), (5_000, 5_000), (20_000, 15_000)]
+)
+def test_the_return_is_spread_by_how_many_return(connections: int, within_ms: int) -> None:
+    assert reconnect_within_ms(connections) == within_ms
