@@ -96,7 +96,10 @@ def access_to(
     if tenant_id is not None:
         settings = settings.model_copy(update={"default_tenant": tenant_id})
     if token is None and settings.default_tenant is None:
-        raise CliError("there is no tenant to be in: set PARLEY_TOKEN to a token that names one.", USAGE)
+        raise CliError(
+            "there is no tenant to be in: set PARLEY_DEFAULT_TENANT, or a PARLEY_TOKEN that names one.",
+            USAGE,
+        )
     return Access(
         url or project.address() or _url_of(settings), token or _signer(settings, user_id, role, scopes)
     )

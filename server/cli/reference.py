@@ -50,8 +50,9 @@ _SETTINGS_REDIS: Final = """\
 ## Redis
 
 `PARLEY_BUS=redis://[[USER]:PASSWORD@]HOST[:PORT][/DB][?OPTION=VALUE&...]`, or `rediss://` for TLS.
-User and password are percent-encoded. Redis 6.2 or newer, 7.0 for a cluster; it needs no persistence
-and any `maxmemory-policy`, as nothing rests on what it holds: bus, limits, who is connected, a cache.
+User and password are percent-encoded. Redis 6.2 or newer, 7.0 for a cluster. It needs no persistence, as
+nothing rests on what it holds: bus, limits, who is connected, a cache. `maxmemory-policy` should be
+`noeviction`: with another one, limits and who is connected are forgotten where memory is short.
 
 | option | default | what it is |
 |---|---|---|
