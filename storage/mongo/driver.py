@@ -10,7 +10,7 @@ import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import (
@@ -28,6 +28,9 @@ from storage.base import CommitUnknown, StorageError, StoreRefused, StoreUnavail
 
 Driver = Literal["pymongo", "motor"]
 DATABASE: Final = "parley"
+LONGEST_NAME: Final = 63
+_NO_NAME: Final = frozenset('/\\. "$*<>:|?\0')
+"""What stands in no name of a database, on some system at least."""
 DEFAULTS: Final[Mapping[str, Any]] = {
     "maxPoolSize": 32,
     "serverSelectionTimeoutMS": 3_000,
@@ -64,7 +67,7 @@ def connect(url: str, driver: Driver, options: Mapping[str, Any]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # an unknown option
-            return _client_class(driver)(url, **chosen)
+            client = _client_class(driver)(url, **chosen)
     except (UserWarning, InvalidURI, ConfigurationError, ValueError, TypeError) as error:
         # What the driver says may quote the URL, and so a password; the name of an option is none.
         named = _WRONG_OPTION.match(str(error)) if isinstance(error, UserWarning) else None
@@ -78,6 +81,13 @@ def connect(url: str, driver: Driver, options: Mapping[str, Any]) -> Any:
             "mongodb://USER:PASSWORD@HOST:27017/parley?replicaSet=NAME, with special characters in the "
             "password percent-encoded"
         ) from None
+    # The driver takes a.b for the database a, and leaves what else is wrong to the server.
+    database = unquote(urlsplit(url).path.removeprefix("/"))
+    if _NO_NAME.intersection(database) or len(database.encode()) > LONGEST_NAME:
+        raise StoreRefused(
+            f"PARLEY_STORE names a database that cannot be: use up to {LONGEST_NAME} letters, digits, - and _"
+        )
+    return client
 
 
 def _check_promises(url: str, asked: set[str]) -> None:

@@ -882,6 +882,8 @@ REFUSED = {
         "an option maxpoolsiez that MongoDB does not take",
     ),
     "an option with a wrong value": ("mongodb://h/db?maxPoolSize=x", "an option maxpoolsize that MongoDB"),
+    "a collection behind the database": ("mongodb://h/db.things", "names a database that cannot be"),
+    "a database's name that is too long": (f"mongodb://h/{'d' * 64}", "up to 63 letters"),
     "a write concern that is too weak": ("mongodb://h/db?w=1", "remove it from the URL"),
     "no journal": ("mongodb://h/db?journal=false", "remove it from the URL"),
     "reads from a secondary": ("mongodb://h/db?readPreference=nearest", "remove it from the URL"),
