@@ -16,9 +16,9 @@ from urllib.parse import quote
 import rich_click as click
 
 from server.cli.access import access_to
-from server.cli.errors import CANNOT_START, FAILED, UNREACHABLE, USAGE, CliError
+from server.cli.errors import FAILED, UNREACHABLE, USAGE, CliError
 from server.cli.project import Project
-from server.cli.stores import settings_of
+from server.cli.stores import settings_of, unopened
 from server.cli.target import Reply, Target, Unanswered
 from server.settings import Settings
 
@@ -242,10 +242,11 @@ async def _in_store(
     from server.auth.principal import Principal
     from server.telemetry.logs import configure_logging
     from storage.base import StorageError, StoreLocked
-    from storage.open import open_bus, open_store
+    from storage.open import MongoSettings, open_bus, open_store
 
     configure_logging("warning", "console")  # standard output has the key alone
-    store = open_store(settings.store)
+    mongo = MongoSettings(settings.mongo_driver, settings.mongo_pool, settings.mongo_timeout_ms)
+    store = open_store(settings.store, mongo=mongo)
     bus = None if settings.bus == "memory:" else open_bus(settings.bus)
     who = Principal(WHO, tenant, "admin", frozenset({"admin"}))
     try:
@@ -256,7 +257,7 @@ async def _in_store(
         raise _Held(str(locked)) from None
     except StorageError as error:
         await store.close()
-        raise CliError(f"{error}.", CANNOT_START) from None
+        raise unopened(settings, error) from None
     try:
         return await use(Keys(store, bus), who)
     except Refused as refused:

@@ -14,6 +14,7 @@ import rich_click as click
 from server.cli.errors import CANNOT_START, OK, CliError
 from server.cli.interrupt import ended_by_ctrl_c
 from server.cli.project import Project, shown
+from server.cli.stores import unopened
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def run_server(
         from server.app import serve
         from server.engine.actions import ActionsInvalid
         from server.engine.flow.model import FlowInvalid
-        from storage.base import StorageError, StoreUnavailable
+        from storage.base import StorageError
 
     settings = _named(settings)
     _configure_logging(settings, dev=dev)
@@ -115,12 +116,8 @@ def run_server(
                     on_drain=lambda: _leave_in_time(settings.drain_seconds + AFTER_DRAIN_S),
                 )
             )
-    except StoreUnavailable as error:
-        hint = ": see that it runs, and that PARLEY_STORE names it; `parley doctor` looks closer"
-        is_remote = settings.store.startswith("mongodb")
-        raise CliError(f"{error}{hint if is_remote else ''}.", CANNOT_START) from None
     except StorageError as error:
-        raise CliError(f"{error}.", CANNOT_START) from None
+        raise unopened(settings, error) from None
     except ActionsInvalid as error:
         raise CliError(f"the actions cannot be loaded: {error}", CANNOT_START) from None
     except FlowInvalid as error:

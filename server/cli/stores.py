@@ -11,7 +11,7 @@ from server.cli.project import DEV_TENANT, Project, shown
 from server.settings import Settings
 
 if TYPE_CHECKING:
-    from storage.base import Store
+    from storage.base import StorageError, Store
 
 T = TypeVar("T")
 
@@ -59,6 +59,15 @@ def _path(url: str) -> Path:
     return Path(url.removeprefix("sqlite:")).expanduser().absolute()
 
 
+def unopened(settings: Settings, error: "StorageError") -> CliError:
+    """Return what is said where the store, or the bus, cannot be opened."""
+    from storage.base import StoreUnavailable
+
+    is_away = isinstance(error, StoreUnavailable) and settings.store.startswith("mongodb")
+    hint = ": see that it runs, and that PARLEY_STORE names it; `parley doctor` looks closer"
+    return CliError(f"{error}{hint if is_away else ''}.", CANNOT_START)
+
+
 def with_store(settings: Settings, use: "Callable[[Store], Awaitable[T]]") -> T:
     """Open the store, let ``use`` work, and close it; nobody else has it meanwhile.
 
@@ -73,9 +82,10 @@ def with_store(settings: Settings, use: "Callable[[Store], Awaitable[T]]") -> T:
         store = open_store(settings.store, mongo=mongo)
         try:
             await store.open()
+        except StoreLocked as error:
+            raise CliError(f"{error}; this needs the store for itself.", CANNOT_START) from None
         except StorageError as error:
-            hint = "; this needs the store for itself" if isinstance(error, StoreLocked) else ""
-            raise CliError(f"{error}{hint}.", CANNOT_START) from None
+            raise unopened(settings, error) from None
         try:
             return await use(store)
         finally:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.cli.errors import FAILED, OK, UNREACHABLE
+from server.cli.errors import CANNOT_START, FAILED, OK, UNREACHABLE
 from tests.support.commands import SECRET, Dev, parley
 from tests.support.server import SECRET as SERVERS
 from tests.support.server import free_port, server_process, write_flows
@@ -88,3 +88,14 @@ def test_a_key_stands_alone_on_standard_output_whatever_is_logged(
         assert made.returncode == OK, made.stderr
         assert re.fullmatch(r"pk_\S+\n", made.stdout)
         assert ("redis_away" in made.stderr) is (bus != redis_url)
+
+
+@pytest.mark.parametrize("command", [("keys", "list"), ("migrate",)])
+def test_a_database_that_is_away_is_told_with_what_to_look_at(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    write_flows(tmp_path)
+    store = f"mongodb://127.0.0.1:{free_port()}/x?serverSelectionTimeoutMS=200"
+    told = parley(*command, cwd=tmp_path, env={"PARLEY_STORE": store, "PARLEY_DEFAULT_TENANT": "t1"})
+    assert told.returncode == CANNOT_START
+    assert "PARLEY_STORE names it; `parley doctor` looks closer" in told.stderr
