@@ -169,8 +169,8 @@ class Supervisor:
         os.close(slot.ready_fd)
         slot.ready_fd = None
         slot.ready = bool(url)
-        if not url or self._up:
-            return
+        if not url or self._up or self._stopping:
+            return  # one that is told to stop may serve for a moment yet: nobody follows it then
         if slot is self._slots[0]:
             # What is wrong with settings or flows is told once, by the first; the others follow it.
             for other in self._slots[1:]:
