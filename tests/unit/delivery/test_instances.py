@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import orjson
 import pytest
 
+from server.auth.principal import Principal
 from server.delivery.bridge import (
     ENGINE_CHANNEL,
     VERSION,
@@ -154,6 +155,22 @@ async def test_deletion_and_hints_reach_other_instances() -> None:
     here.hub.publish(await log.erase())
     await loops()
     assert [frame["type"] for frame in far.frames[2:]] == ["typing", "message.delta", "unsubscribed"]
+
+
+async def test_who_waits_for_a_conversation_hears_no_hint_of_it_before_it_is_known_whose_it_is() -> None:
+    """The bus may lose the first commit, or bring it behind what is said in the conversation."""
+    log = Log()
+    here, there = instances(log)
+    stranger, owner = FakeWatcher(Principal("u2", TENANT)), FakeWatcher()
+    await watch(there.hub, stranger)
+    await watch(there.hub, owner)
+    first = await log.say()
+    here.hub.publish_delta(TENANT, "c1", "x1", "m9", 0, "Hel")
+    here.hub.publish(first)
+    here.hub.publish_delta(TENANT, "c1", "x1", "m9", 1, "lo")
+    await loops()
+    assert stranger.of_type("message.delta", "typing", "events") == []
+    assert [frame["delta"] for frame in owner.of_type("message.delta")] == ["lo"]
 
 
 async def test_an_engine_is_told_that_another_instance_has_work_for_it() -> None:
