@@ -174,7 +174,7 @@ class Application:
         await self.store.open()
         try:
             if self._bus is not None:
-                await self._bus.open(self.hub.restored)
+                await self._bus.open(self._restored)
             elif not self.store.embedded:
                 _log.warning("one_instance_only", hint="several need PARLEY_BUS=redis://...")
             await self._shared.open()
@@ -207,6 +207,11 @@ class Application:
         if self.releases is None:
             return await self.catalog.load_folder(self.settings.flows)
         return await self.releases.load_folder(self.settings.flows, again=again, broken=self._dev)
+
+    def _restored(self) -> None:
+        """The bus is back."""
+        self.hub.restored()
+        self.keys.restored()
 
     def _check_company(self) -> None:
         """Refuse workers that could not see each other's work; what the URLs tell is refused by settings."""

@@ -106,4 +106,5 @@ def _of_key(key: ApiKey) -> Principal:
         tier=key.tier,
         expires_at=None if key.expires_at is None else key.expires_at // 1000,
         key_id=key.key_id,
+        key_sha256=key.sha256,
     )

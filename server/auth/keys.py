@@ -125,6 +125,8 @@ class Keys:
                     await self._touch()
             except StorageError as error:
                 _log.warning("keys_not_looked_up", error=str(error))
+            except Exception:  # noqa: BLE001 - nobody else looks whether keys have ended: go on looking
+                _log.exception("keys_not_looked_up")
 
     # --- finding ----------------------------------------------------------------------------------
 
@@ -243,12 +245,20 @@ class Keys:
     def _check(self, place: Place, key: ApiKey | None) -> None:
         works = key is not None and key.works_at(self.store.now())
         for holder in list(self._holders.get(place, ())):
-            if key is None or not works:
+            if key is None or not works or holder.principal.key_sha256 not in (None, key.sha256):
                 holder.key_ended(revoked())
             elif not admits(key, holder.principal.origin):
                 holder.key_ended(wrong_page(key, holder.principal.origin))
 
     # --- changes ----------------------------------------------------------------------------------
+
+    def restored(self) -> None:
+        """The bus is back: forget all that may have changed while nobody could say so, and look."""
+        self._changes += 1
+        self._known.clear()
+        self._places.clear()
+        self._origins.clear()
+        self._wake.set()
 
     def changed(self, key: ApiKey) -> None:
         """A key was made or changed here: act on it, and tell the other instances."""

@@ -1,7 +1,7 @@
 """Who is connected, as every other room of the server sees it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -10,8 +10,9 @@ class Principal:
     """A verified identity. Made only from a credential; the tenant never comes from anywhere else.
 
     ``expires_at`` is the credential's end in seconds since the epoch, or None. ``key_id`` is the API key
-    that the credential is, or was made with: when that ends, so does this. ``origin`` is the page that
-    brought it, None: no browser.
+    that the credential is, or was made with: when that ends, so does this. ``key_sha256`` is set where it
+    is the key: when that gets a new text, this ends, too. ``origin`` is the page that brought it, None: no
+    browser.
     """
 
     user_id: str
@@ -22,6 +23,7 @@ class Principal:
     expires_at: int | None = None
     key_id: str | None = None
     origin: str | None = None
+    key_sha256: str | None = field(default=None, repr=False)
 
     def may(self, scope: str) -> bool:
         """Tell whether the principal has ``scope`` (``admin`` has them all)."""

@@ -14,6 +14,7 @@ from server.settings import normal_origin
 from storage.models import ApiKey, KeyPlace, TimeMs
 
 SCOPE: Final = "keys:manage"
+ACT_SCOPE: Final = "users:act"
 MAX_ORIGINS: Final = 100
 _TRIES: Final = 5
 
@@ -69,7 +70,7 @@ def new_key(principal: Principal, wanted: Wanted, now: TimeMs) -> Made:
     elif wanted.rate_limit_per_minute is not None:
         raise _bad("rate_limit_per_minute", "The rate counts visitors: it is for publishable keys.")
     else:
-        _must_have(principal, wanted)
+        _must_have(principal, wanted.role, wanted.scopes, wanted.user_id)
     prefix = PUBLISHABLE if wanted.publishable else SECRET
     text, key_id = make_text(prefix), f"key_{secrets.token_hex(8)}"
     key = ApiKey(
@@ -128,8 +129,10 @@ async def revoke_key(keys: Keys, principal: Principal, key_id: str) -> ApiKey:
 async def rotate_key(keys: Keys, principal: Principal, key_id: str) -> Made:
     """Give a key a new text; the former one works no more. Visitors keep their tokens.
 
+    Whoever gets the text can do what the key can: so it takes what making such a key takes.
+
     Raises:
-        Refused: ``wrong_state`` where it was revoked.
+        Refused: ``wrong_state`` where it was revoked; ``permission_denied`` where it can more than they.
     """
     text = ""
 
@@ -137,6 +140,8 @@ async def rotate_key(keys: Keys, principal: Principal, key_id: str) -> Made:
         nonlocal text
         if not key.is_active:
             raise Refused(ErrorCode.WRONG_STATE, "The key was revoked.", suggestion="Make another one.")
+        if key.prefix == SECRET:
+            _must_have(principal, key.role, key.scopes, key.user_id)
         text = make_text(key.prefix)
         return replace(key, sha256=hash_of(text))
 
@@ -239,17 +244,19 @@ def _must_manage(principal: Principal) -> None:
         )
 
 
-def _must_have(principal: Principal, wanted: Wanted) -> None:
-    """Nobody gives a key what they do not have themselves."""
-    asked = scopes_of(wanted.role, frozenset(wanted.scopes))
-    unknown = sorted(set(wanted.scopes) - SCOPES)
+def _must_have(principal: Principal, role: str, scopes: Sequence[str], user_id: str | None) -> None:
+    """Nobody holds a key that can do what they cannot: with a scope that they lack, or as another user."""
+    unknown = sorted(set(scopes) - SCOPES)
     if unknown:
         raise _bad("scopes", f"There is no scope {unknown[0][:64]}.", f"One of: {', '.join(sorted(SCOPES))}.")
-    missing = sorted(scope for scope in asked if not principal.may(scope))
+    needed = scopes_of(role, frozenset(scopes))
+    if user_id not in (None, principal.user_id):
+        needed |= {ACT_SCOPE}
+    missing = sorted(scope for scope in needed if not principal.may(scope))
     if missing:
         raise Refused(
             ErrorCode.PERMISSION_DENIED,
-            f"Who makes a key cannot give it more than they have: {', '.join(missing)}.",
+            f"Nobody can have a key that can do more than they can themselves: {', '.join(missing)}.",
             details={"scopes": missing},
         )
 

@@ -161,6 +161,39 @@ async def test_nobody_gives_a_key_more_than_they_have(server: RunningServer) -> 
     assert (await call(server, "POST", "/keys", own, who=manager())).status == 201
 
 
+async def test_nobody_gets_a_text_of_a_key_that_can_more_than_they(server: RunningServer) -> None:
+    """Managing keys is no way to be an admin, by the new text of one's key, or another user, by a name."""
+    root = token("root", role="admin")
+    for fields in ({"role": "admin"}, {"role": "user", "user_id": "alice"}):
+        made = await make_key(server, publishable=False, origins=[], who=root, **fields)
+        path = f"/keys/{made['key_id']}/rotate"
+        assert code(await call(server, "POST", path, {}, who=manager())) == (403, "permission_denied")
+        assert (await call(server, "GET", "/conversations", who=made["key"])).status == 200
+        rotated = await call(server, "POST", path, {}, who=root)
+        assert (await call(server, "GET", "/conversations", who=rotated.json["key"])).status == 200
+    alice = {"publishable": False, "role": "user", "user_id": "alice"}
+    refused = await call(server, "POST", "/keys", alice, who=manager())
+    assert code(refused) == (403, "permission_denied")
+    assert refused.json["error"]["details"] == {"scopes": ["users:act"]}
+    own = {**alice, "user_id": "boss"}
+    assert (await call(server, "POST", "/keys", own, who=manager())).status == 201
+    acting = token("boss", scopes=("keys:manage", "users:act"))
+    assert (await call(server, "POST", "/keys", alice, who=acting)).status == 201
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_who_came_in_with_a_former_text_is_sent_away(tmp_path: Path, heard: bool) -> None:
+    """A secret key is rotated because its text has got out: whoever has that is to be out as well."""
+    async with cluster(tmp_path) as (one, two):
+        made = await make_key(one, publishable=False, origins=[], role="user")
+        live = await two.connect(made["key"])
+        if not heard:
+            two.bus.unplug()
+        rotated = await call(one, "POST", f"/keys/{made['key_id']}/rotate", {}, who=manager())
+        assert (await live.closed(timeout=10))[0] == 4500
+        assert (await two.connect(rotated.json["key"])).welcome["type"] == "welcome"
+
+
 async def test_a_publishable_key_is_no_token(server: RunningServer) -> None:
     made = await make_key(server)
     client = await server.open(origin=SHOP)

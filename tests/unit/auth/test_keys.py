@@ -187,6 +187,28 @@ async def test_a_change_that_nobody_tells_is_found_by_looking() -> None:
     assert await keys.by_text(text) is None
 
 
+async def test_what_was_remembered_while_the_bus_was_away_is_looked_up_again() -> None:
+    store = CountingStore()
+    keys = Keys(store, look_s=3600)
+    await keys.start()
+    key, text = await a_key(store)
+    assert await keys.by_text(text) == key
+    assert await keys.name_origin(SHOP)
+    holder = FakeHolder()
+    keys.hold(holder)
+    await store.change_api_key(key, replace(key, is_active=False))
+    assert await keys.by_text(text) == key
+    keys.restored()
+    assert await keys.by_text(text) is None
+    assert not await keys.name_origin(SHOP)
+
+    async def ended() -> bool:
+        return bool(holder.ended)
+
+    await until(ended)
+    await keys.stop()
+
+
 async def test_a_store_that_is_away_ends_nobody() -> None:
     store = CountingStore()
     keys = Keys(store)
@@ -201,6 +223,38 @@ async def test_a_store_that_is_away_ends_nobody() -> None:
     assert not holder.ended
     store.away = False
     assert await keys.by_text(text) == key
+
+
+async def test_a_look_that_fails_unexpectedly_is_not_the_last_one() -> None:
+    """Else no revocation would reach a live connection from then on."""
+
+    class BrokenStore(CountingStore):
+        broken = True
+
+        async def api_keys_by_id(self, ids: Sequence[tuple[str, str]]) -> dict[tuple[str, str], ApiKey]:
+            found = await super().api_keys_by_id(ids)
+            if self.broken:
+                raise ValueError("a document that cannot be read")
+            return found
+
+    store = BrokenStore()
+    keys = Keys(store, look_s=0.001)
+    key, _ = await a_key(store)
+    await store.change_api_key(key, replace(key, is_active=False))
+    holder = FakeHolder()
+    keys.hold(holder)
+    await keys.start()
+
+    async def looked() -> bool:
+        return store.asked > 0
+
+    async def ended() -> bool:
+        return bool(holder.ended)
+
+    await until(looked)
+    store.broken = False
+    await until(ended)
+    await keys.stop()
 
 
 async def test_what_is_read_while_a_key_changes_is_not_remembered() -> None:
