@@ -7,6 +7,8 @@ export default defineConfig({
   target: "es2022",
   dts: true,
   sourcemap: false,
+  // what a page's own minifier does not find; names and lines stay, so that a stack can be read
+  minify: { compress: true, mangle: false, codegen: { removeWhitespace: false } },
   external: [/^node:/, "#socket"],
   hash: false,
   fixedExtension: false,

@@ -8,16 +8,13 @@ import {
   type CommandOptions,
   type DecisionOptions,
   decisionBody,
-  limitOf,
   type WaitOptions,
 } from "./conversation.js";
-import { WrongState } from "./errors.js";
 import type { Execution, JsonObject, Pending, Raw, Receipt } from "./records.js";
-import type { Rest } from "./rest.js";
+import type { Remote } from "./remote.js";
 
-type RestSide = typeof import("./rest.js");
-/** Loads the code that speaks REST; with it, who speaks to this client's server. */
-export type LoadRest = () => Promise<[rest: Rest, side: RestSide]>;
+/** Loads what speaks REST to this client's server. */
+export type LoadRemote = () => Promise<Remote>;
 
 /**
  * One run of a flow. Get it from `parley.start` or `parley.execution`.
@@ -32,13 +29,11 @@ export class ExecutionHandle {
   conversationId: string | null;
   /** What its events, logs and outgoing calls carry; null until the server has told. */
   correlationId: string | null;
-  #load: LoadRest;
-  #newKey: () => string;
+  #load: LoadRemote;
 
   /** @internal */
-  constructor(load: LoadRest, newKey: () => string, executionId: string | null, told: Raw = {}) {
+  constructor(load: LoadRemote, executionId: string | null, told: Raw = {}) {
     this.#load = load;
-    this.#newKey = newKey;
     this.executionId = executionId;
     this.conversationId = told.conversation_id ?? null;
     this.correlationId = told.correlation_id ?? null;
@@ -51,9 +46,8 @@ export class ExecutionHandle {
    * @throws ParleyError as `accept`.
    */
   async get(options: WaitOptions = {}): Promise<Execution> {
-    const path = this.#path();
-    const [rest, side] = await this.#load();
-    const found = side.toExecution(await rest.get(path, {}, ask(options)));
+    const remote = await this.#load();
+    const found = await remote.execution(this, options);
     this.conversationId = found.conversation_id ?? this.conversationId;
     this.correlationId = found.correlation_id ?? this.correlationId;
     return found;
@@ -126,22 +120,8 @@ export class ExecutionHandle {
     return this.#post("signal", { name, payload }, options);
   }
 
-  #path(): string {
-    if (this.executionId === null) {
-      throw new WrongState("This start waits behind another run and has no id yet.", {
-        suggestion: `Watch the conversation ${this.conversationId}.`,
-      });
-    }
-    return `/executions/${encodeURIComponent(this.executionId)}`;
-  }
-
   async #post(what: string, body: Raw, options: CommandOptions): Promise<Receipt> {
-    const key = options.idempotencyKey ?? this.#newKey();
-    const path = `${this.#path()}/${what}`;
-    const [rest, side] = await this.#load();
-    return side.toReceipt(await rest.post(path, body, key, ask(options)));
+    const remote = await this.#load();
+    return remote.post(this, what, body, options);
   }
 }
-
-/** Return what a request over REST may take. */
-export const ask = (options: WaitOptions) => ({ timeoutMs: limitOf(options), signal: options.signal });

@@ -14,7 +14,7 @@ import {
   type WaitOptions,
 } from "./conversation.js";
 import type { InboxEvent } from "./events.js";
-import { ask, ExecutionHandle, type LoadRest } from "./execution.js";
+import { ExecutionHandle, type LoadRemote } from "./execution.js";
 import { OUTBOX_BYTES, Outbox, type OutboxStore } from "./outbox.js";
 import { given, restUrl, socketUrl } from "./protocol.js";
 import type { Execution, InboxItem, JsonObject, Principal } from "./records.js";
@@ -123,9 +123,7 @@ export class Parley {
   /** Where REST calls go, without a slash at its end. */
   readonly restUrl: string;
   #connection: Connection;
-  #rest: LoadRest;
-  #clock: Clock;
-  #random: () => number;
+  #remote: LoadRemote;
   #listeners = new Set<(event: ConnectionEvent) => void>();
 
   /**
@@ -143,8 +141,6 @@ export class Parley {
     } = options;
     this.url = socketUrl(url);
     this.restUrl = restUrl(this.url);
-    this.#clock = clock;
-    this.#random = random;
     const outbox = options.outbox ? new Outbox(options.outbox, options.outboxBytes ?? OUTBOX_BYTES) : null;
     this.#connection = new Connection({
       url: this.url,
@@ -163,11 +159,12 @@ export class Parley {
       onFrame: options.onFrame ?? null,
       told: (event) => notify(this.#listeners, event),
     });
-    let loaded: ReturnType<LoadRest> | null = null;
-    this.#rest = () => {
-      loaded ??= import("./rest.js").then((side) => {
+    let loaded: ReturnType<LoadRemote> | null = null;
+    this.#remote = () => {
+      loaded ??= import("./remote.js").then(({ Remote, Rest }) => {
         const getToken = () => this.#connection.getToken();
-        return [new side.Rest(this.restUrl, getToken, typeof token === "function", clock, random), side];
+        const rest = new Rest(this.restUrl, getToken, typeof token === "function", clock, random);
+        return new Remote(rest, clock, random, newId);
       });
       loaded.catch(() => {
         loaded = null; // offline, perhaps; the next call asks again
@@ -222,27 +219,14 @@ export class Parley {
    * @throws Timeout the same within `timeoutMs`.
    */
   async start(flowId: string, options: StartOptions = {}): Promise<ExecutionHandle> {
-    const body = {
-      initial_context: options.initialContext ?? {},
-      input: options.input,
-      version: options.version,
-      conversation_id: options.conversationId,
-      user_id: options.userId,
-      project_id: options.projectId,
-      channel: options.channel,
-      request_id: options.requestId,
-      correlation_id: options.correlationId,
-      on_busy: options.onBusy,
-    };
-    const key = options.idempotencyKey ?? this.#connection.newId();
-    const [rest] = await this.#rest();
-    const reply = await rest.post(`/flows/${encodeURIComponent(flowId)}/start`, body, key, ask(options));
-    return this.#handle(reply.execution_id ?? null, reply);
+    const remote = await this.#remote();
+    const told = await remote.start(flowId, options);
+    return new ExecutionHandle(this.#remote, told.execution_id ?? null, told);
   }
 
   /** Return a run that was started earlier, or by somebody else; nothing is asked yet. */
   execution(executionId: string): ExecutionHandle {
-    return this.#handle(executionId, {});
+    return new ExecutionHandle(this.#remote, executionId);
   }
 
   /**
@@ -251,20 +235,7 @@ export class Parley {
    * @throws ParleyError as `start`.
    */
   async *executions(options: ListOptions = {}): AsyncGenerator<Execution, void, undefined> {
-    const text = (time?: Date | string) => (time instanceof Date ? time.toISOString() : time);
-    const query = {
-      status: options.status,
-      flow_id: options.flowId,
-      project_id: options.projectId,
-      user_id: options.userId,
-      since: text(options.since),
-      until: text(options.until),
-      limit: options.pageSize ?? 50,
-    };
-    const [rest, side] = await this.#rest();
-    for await (const raw of side.pages(rest, "/executions", "executions", query, ask(options))) {
-      yield side.toExecution(raw);
-    }
+    yield* (await this.#remote()).executions(options);
   }
 
   /**
@@ -277,11 +248,7 @@ export class Parley {
   async *inbox(
     options: WaitOptions & { pageSize?: number } = {},
   ): AsyncGenerator<InboxItem, void, undefined> {
-    const [rest, side] = await this.#rest();
-    const query = { limit: options.pageSize ?? 50 };
-    for await (const raw of side.pages(rest, "/inbox", "items", query, ask(options))) {
-      yield side.toInboxItem(raw);
-    }
+    yield* (await this.#remote()).inbox(options);
   }
 
   /**
@@ -293,8 +260,7 @@ export class Parley {
    * @throws Unauthorized, TokenExpired: the credential is not taken any more.
    */
   async *inboxEvents(options: { signal?: AbortSignal } = {}): AsyncGenerator<InboxEvent, void, undefined> {
-    const [rest, side] = await this.#rest();
-    yield* side.watchInbox(rest, this.#clock, this.#random, options.signal);
+    yield* (await this.#remote()).inboxEvents(options.signal);
   }
 
   // --- the connection -----------------------------------------------------------------------
@@ -329,10 +295,6 @@ export class Parley {
   /** Who the server takes this client for; null before the first welcome. */
   get principal(): Principal | null {
     return this.#connection.welcome?.principal ?? null;
-  }
-
-  #handle(executionId: string | null, told: JsonObject): ExecutionHandle {
-    return new ExecutionHandle(this.#rest, () => this.#connection.newId(), executionId, told);
   }
 }
 

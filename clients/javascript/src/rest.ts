@@ -1,8 +1,6 @@
 /**
  * The server's REST side: one request, its retries, and the typed error of a refusal; and what it answers.
  *
- * A page that only chats never loads this: it is imported by the first call that needs it.
- *
  * @module
  */
 import { type Clock, fullJitter } from "./clock.js";
@@ -26,7 +24,8 @@ const ATTEMPT_TIMEOUT_MS = 15_000;
 /** The server says something on a stream every few seconds. */
 const STREAM_SILENCE_MS = 30_000;
 
-interface Ask {
+/** What a request may take. */
+export interface Ask {
   timeoutMs: number | null;
   signal?: AbortSignal | undefined;
 }
@@ -335,5 +334,3 @@ export function toReceipt(raw: Raw): Receipt {
     : null;
   return { command_id, status, duplicate, execution_id, conversation_id, turn, raw };
 }
-
-export { watchInbox } from "./inbox.js";
