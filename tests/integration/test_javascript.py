@@ -18,7 +18,14 @@ pytestmark = pytest.mark.needs("node")
 
 ROOT = Path(__file__).parents[2]
 README = CLIENTS / "javascript" / "README.md"
-SNIPPETS = re.findall(r"^```js\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+HOW_TO = ROOT / "docs" / "how-to" / "build-a-front-end.md"
+
+
+def snippets(page: Path) -> list[str]:
+    return re.findall(r"^```js\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+SNIPPETS = snippets(README)
 TAB = """
 import { browserOutbox, Parley } from "parley-client";
 globalThis.begin = (url, token, name) => {
@@ -108,6 +115,86 @@ def test_what_was_typed_offline_survives_the_page_and_is_said_once(server: Serve
         assert page.evaluate(said) == ["hello", "Ann"]
         page.wait_for_function("localStorage.length === 0")
         context.close()
+
+
+@pytest.mark.needs("browser")
+def test_what_was_typed_while_the_server_was_away_is_said_once_after_a_reload(
+    tmp_path: Path, site: str
+) -> None:
+    """The page lives while it loses its server, is typed into, and is reloaded before the server is back."""
+    said = "chat.messages.filter(({ role }) => role === 'user').map(({ text }) => text)"
+    with running_browser() as browser:
+        page = browser.new_page()
+
+        def begin(then: str) -> None:
+            page.add_script_tag(url="/tab.js", type="module")
+            page.wait_for_function("() => Boolean(globalThis.begin)")
+            page.evaluate(f"(given) => {then}", [first.url, token("ann"), "with-ann"])
+
+        with server_process(tmp_path, PARLEY_ORIGINS=site) as first:
+            page.goto(site)
+            begin("begin(...given).then(() => chat.ask('hello')).then(() => null)")
+            first.kill()
+        page.wait_for_function("() => !parley.connected")
+        page.evaluate("for (const text of ['Ann', 'blue']) chat.send(text)")
+        assert page.evaluate("parley.unacknowledged") == 2
+        page.reload()
+        assert page.evaluate("typeof globalThis.chat") == "undefined"
+        begin("{ begin(...given).catch(() => {}) }")
+        page.wait_for_function("() => parley.unacknowledged === 2")
+        with server_process(tmp_path, port=first.address[1], PARLEY_ORIGINS=site):
+            page.wait_for_function(f"{said}.length === 3")
+            page.wait_for_function("() => parley.unacknowledged === 0 && localStorage.length === 0")
+            page.reload()
+            begin("begin(...given)")
+            assert page.evaluate(said) == ["hello", "Ann", "blue"]
+            assert page.evaluate("chat.messages.at(-1).text") == "Hello Ann, you like blue."
+
+
+FRONT_END = """
+import { browserOutbox, Parley } from "parley-client";
+globalThis.told = [];
+const stub = (name) => (...given) => void told.push([name, ...given]);
+const [draw, append, put] = ["draw", "append", "put"].map(stub);
+const [remove, ask, close, tell, banner] = ["remove", "ask", "close", "tell", "banner"].map(stub);
+%s
+globalThis.say = async (text) => {
+  %s
+};
+%s
+globalThis.isReady = true;
+"""
+
+
+@pytest.mark.needs("browser")
+def test_the_front_end_of_the_how_to_shows_what_happens(tmp_path: Path) -> None:
+    """Its snippets as they stand, but for the address; what they leave to the reader notes its calls."""
+    begin, show, say, watch = snippets(HOW_TO)
+    folder = tmp_path / "site"
+    (folder / "api").mkdir(parents=True)
+    (folder / "api" / "chat-token").write_text(token("ann"))
+    project = shutil.copytree(ROOT / "examples" / "booking", tmp_path / "booking")
+    with serve_folder(folder) as site, running_browser() as browser:
+        (folder / "index.html").write_text('<!doctype html><script type="module" src="/page.js"></script>')
+        with server_process(project, PARLEY_ORIGINS=site) as server:
+            there = begin.replace("https://chat.example.com", server.url)
+            (tmp_path / "page.mjs").write_text(FRONT_END % (there + watch, say, show))
+            bundle(str(tmp_path / "page.mjs"), folder / "page.js", platform="browser")
+            page = browser.new_page()
+            page.goto(site)
+            page.wait_for_function("() => globalThis.isReady")
+            page.evaluate("say('I need an appointment')")
+            put = "told.filter(([name]) => name === 'put').map(([, message]) => [message.role, message.text])"
+            assert page.evaluate(put) == [["user", "I need an appointment"], ["assistant", "Which service?"]]
+            assert page.evaluate("told.map(([name]) => name)")[:2] == ["banner", "draw"]
+            page.reload()
+            page.wait_for_function("() => globalThis.isReady")
+            drawn = "told.find(([name]) => name === 'draw')[1].messages.map(({ text }) => text)"
+            assert page.evaluate(drawn) == ["I need an appointment", "Which service?"]
+        page.wait_for_function(
+            "told.some(([name, text]) => name === 'banner' && /^Back in \\d+ s$/.test(text))"
+        )
+        assert page.evaluate("told.every(([name]) => name !== 'tell')")
 
 
 REST_CALLS = """

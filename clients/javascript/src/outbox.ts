@@ -149,6 +149,7 @@ export function browserOutbox(
   const takeOver = (other: string): [number, Entry][] =>
     Object.keys(storage)
       .filter((place) => place.startsWith(`${prefix}${other}:`))
+      .sort() // a storage tells its keys in any order; these sort by time, then by count
       .flatMap((place) => {
         const since = Number(place.slice(prefix.length).split(":")[1]);
         const entry = read(storage, place);

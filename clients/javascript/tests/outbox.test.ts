@@ -125,6 +125,17 @@ describe("browserOutbox", () => {
     expect(storage.length).toBe(1);
   });
 
+  it("gives what was said in one moment in the order in which it was said, as the storage tells it or not", async () => {
+    const storage = new MemoryStorage();
+    const now = Date.now();
+    for (const number of [3, 1, 2]) {
+      const entry = JSON.stringify({ ...command(`key-000${number}`), url: URL });
+      storage.setItem(`parley-outbox:x:gone:${now}:00000000${number}`, entry);
+    }
+    const left = (await browserOutbox("x", storage)?.open(URL)) ?? [];
+    expect(keysOf(left)).toEqual(["key-0001", "key-0002", "key-0003"]);
+  });
+
   it("is nothing where a page may keep nothing", () => {
     expect(browserOutbox()).toBeUndefined();
   });
