@@ -84,11 +84,11 @@ class Gateway:
         if scope["path"] != PATH:
             _refuse_path(wire)
             return
-        if self.draining:
-            _refuse_for_now(wire)
-            return
         origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
         refusal = self._refusal(scope) or await self._refusal_of_page(origins)
+        if self.draining:  # asked behind what may take a while: who is let in later is told nothing
+            _refuse_for_now(wire)
+            return
         bearer = _bearer(scope["headers"])
         offered = SUBPROTOCOL in scope["subprotocols"]
         if (await receive())["type"] != "websocket.connect":

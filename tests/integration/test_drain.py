@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 import urllib.error
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -14,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from server.gateway.drain import reconnect_within_ms
+from storage.memory import MemoryStore
 from tests.support.server import Client, ServerProcess, running_server, server_process, token
 
 SLOW_FLOW = """
@@ -119,6 +121,28 @@ async def test_a_server_that_is_told_to_stop_ends_with_0(tmp_path: Path) -> None
     with server_process(tmp_path) as again:
         client = await open_client(again, "c1")
         assert (client.welcome["epoch"], client.welcome["offset"]) == (ack["epoch"], ack["offset"])
+
+
+async def test_who_is_at_the_door_when_the_drain_begins_is_sent_elsewhere(tmp_path: Path) -> None:
+    """Let in then, nobody would tell them to go: those who are told were counted at the beginning."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class SlowStore(MemoryStore):
+        async def has_origin(
+            self, patterns: Sequence[str], now: int, *, tenant_id: str | None = None
+        ) -> bool:
+            asked.set()
+            await answer.wait()
+            return await super().has_origin(patterns, now, tenant_id=tenant_id)
+
+    async with running_server(tmp_path, store=SlowStore()) as server:
+        late = asyncio.create_task(server.open(origin="https://shop.example"))
+        await asked.wait()
+        server.application.drain.begin()
+        answer.set()
+        with pytest.raises(InvalidStatus) as refused:
+            await late
+        assert refused.value.response.status_code == 503
 
 
 async def test_a_running_step_gets_its_time_and_its_result_is_kept(tmp_path: Path) -> None:
