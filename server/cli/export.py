@@ -38,7 +38,8 @@ def export(
 ) -> int:
     """Write conversations to a file, to keep or to move them: those named, or all of a tenant.
 
-    No server may run on the store meanwhile. The file has all that was said, and the versions of flows that
+    On a store that is a file, no server may run meanwhile; on MongoDB, one conversation at a time is read as
+    it is at that moment. The file has all that was said, and the versions of flows that
     the conversations go on with; deleted conversations are not in it. What an effect was doing when the
     server ended is settled where the file is imported, as after a crash. Keep the file as you keep the
     store: it is readable by you alone.
@@ -49,7 +50,10 @@ def export(
     from server.transfer.masking import MaskUnknown
 
     settings = settings_of(Project.at(place), store, makes=False)
-    wanted = Wanted(tenant or settings.default_tenant or "", conversations, user_id, mask_pii)
+    tenant = tenant or settings.default_tenant
+    if tenant is None:
+        raise CliError("whose conversations? Give --tenant, or set PARLEY_DEFAULT_TENANT.", USAGE)
+    wanted = Wanted(tenant, conversations, user_id, mask_pii)
     try:
         with _target(out) as file:
             count = with_store(settings, lambda opened: _write(opened, wanted, file))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.cli.errors import CANNOT_START, FAILED, OK, UNREACHABLE
+from server.cli.errors import CANNOT_START, FAILED, OK, UNREACHABLE, USAGE
 from tests.support.commands import SECRET, Dev, parley
 from tests.support.server import SECRET as SERVERS
 from tests.support.server import free_port, server_process, write_flows
@@ -88,6 +88,16 @@ def test_a_key_stands_alone_on_standard_output_whatever_is_logged(
         assert made.returncode == OK, made.stderr
         assert re.fullmatch(r"pk_\S+\n", made.stdout)
         assert ("redis_away" in made.stderr) is (bus != redis_url)
+
+
+@pytest.mark.parametrize("command", [("keys", "list"), ("export",)])
+def test_no_tenant_is_guessed_in_a_store_of_several_instances(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """In the file of `dev` there is but one."""
+    told = parley(*command, cwd=tmp_path, env={"PARLEY_STORE": f"mongodb://127.0.0.1:{free_port()}/x"})
+    assert told.returncode == USAGE
+    assert "Give --tenant, or set PARLEY_DEFAULT_TENANT" in told.stderr
 
 
 @pytest.mark.parametrize("command", [("keys", "list"), ("migrate",)])

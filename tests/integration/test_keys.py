@@ -113,6 +113,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scopes": ["admin"]}, "scopes"),
     ({"role": "admin"}, "scopes"),
     ({"tier": "gold"}, "tier"),
+    ({"name": "a line\nand another"}, "name"),
+    ({"name": "\x1b[31mred"}, "name"),
     ({"rate_limit_per_minute": 0}, "rate_limit_per_minute"),
     ({"publishable": False, "rate_limit_per_minute": 5}, "rate_limit_per_minute"),
     ({"publishable": False, "scopes": ["nothing:at_all"]}, "scopes"),

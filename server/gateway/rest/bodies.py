@@ -22,6 +22,9 @@ LONGEST_PAUSE_MS = 366 * 24 * 3600 * 1000
 
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 ProjectId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
+KeyName = Annotated[str, StringConstraints(strip_whitespace=True, max_length=255, pattern=ONE_LINE)]
+"""One line, without anything that a terminal would obey."""
 Digest = Annotated[str, StringConstraints(max_length=128)]
 
 Origins = Annotated[list[Annotated[str, StringConstraints(max_length=300)]], Field(max_length=100)]
@@ -52,7 +55,7 @@ class NewKeyBody(Body):
     """
 
     publishable: bool
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)] | None = None
+    name: KeyName | None = None
     description: Annotated[str, StringConstraints(max_length=500)] = ""
     origins: Origins = Field(default_factory=list)
     tier: Tier = "standard"
