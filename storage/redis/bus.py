@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-import hiredis
 import structlog
+from redis.exceptions import AskError, ClusterDownError, NoPermissionError, ResponseError, TryAgainError
 
 from storage.base import BusHealth, BusRefused
 from storage.redis.address import Address
-from storage.redis.cluster import Place, Servers
-from storage.redis.commands import Commands
-from storage.redis.link import Pace
+from storage.redis.cluster import Servers
+from storage.redis.link import Pace, Place
 from storage.redis.listener import Listener, Receive, envelope
-from storage.redis.wire import Away
+from storage.redis.publisher import Publisher
 
 FAREWELL_S: Final = 1.0
 ACL: Final = "~parley:* &parley:* +@read +@write +@pubsub +@scripting +@connection +time +info +cluster|slots"
@@ -33,12 +32,12 @@ class Node:
     A connection that TCP calls healthy may deliver nothing; so after some silence we publish to ourselves.
     """
 
-    def __init__(self, commands: Commands, listener: Listener, probe: bytes, own: bytes) -> None:
-        self.commands = commands
+    def __init__(self, publisher: Publisher, listener: Listener, probe: bytes, own: bytes) -> None:
+        self.publisher = publisher
         self.listener = listener
         self._probe = probe
         self._own = own
-        self._pace = commands.pace
+        self._pace = publisher.pace
         self._messages = 0
         self._heard_at = 0.0
         self._probed_at: float | None = None
@@ -46,7 +45,7 @@ class Node:
 
     async def open(self, away: str | None = None) -> None:
         """Connect both, as ``Link.open`` does. Raises BusRefused."""
-        await self.commands.open(away)
+        await self.publisher.open(away)
         await self.listener.open(away)
         self._heard_at = asyncio.get_running_loop().time()
         await self._try_out()
@@ -54,23 +53,22 @@ class Node:
     @property
     def up(self) -> bool:
         """Whether both connections work."""
-        return self.commands.up and self.listener.up
+        return self.publisher.up and self.listener.up
 
     @property
     def reason(self) -> str | None:
         """Why one does not."""
-        return self.commands.reason or self.listener.reason
+        return self.publisher.reason or self.listener.reason
 
     async def close(self) -> None:
         """Send what waits, then disconnect."""
-        if self.commands.up:
-            await self.commands.flushed(FAREWELL_S)
+        if self.publisher.up:
+            await self.publisher.flushed(FAREWELL_S)
         await self.listener.close()
-        await self.commands.close()
+        await self.publisher.close()
 
     def check(self, now: float) -> None:
         """Let time pass: about once a second."""
-        self.commands.check(now)
         self.listener.check(now)
         if not self.listener.up or self.listener.messages != self._messages:
             self._messages = self.listener.messages
@@ -79,38 +77,29 @@ class Node:
             if now - self._probed_at >= self._pace.dead_after:
                 self._heard_at, self._probed_at = now, None
                 self.listener.rebuild("does not deliver what is published")
-        elif now - self._heard_at >= self._pace.probe_after and self.commands.up:
+        elif now - self._heard_at >= self._pace.probe_after and self.publisher.up:
             self._probed_at = now
-            self.commands.post(*self.publication(self._probe, self._own))
-
-    def publication(self, channel: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
-        """Return the command that publishes ``data``, envelope included."""
-        return (b"SPUBLISH" if self.commands.server.cluster else b"PUBLISH", channel, data)
+            self.publisher.post(self._probe, self._own)
 
     async def _try_out(self) -> None:
         """Publish once: an account that may not is found at the start, not by a silence."""
         if not self.up:
             return
-        refused = self.listener.refused
-        try:
-            await self.commands.call(*self.publication(self._probe, self._own))
-        except Away:
-            return
-        except hiredis.ReplyError as error:
-            refused = str(error)
-        if refused is not None and refused.startswith("NOPERM"):
-            raise BusRefused(
-                f"Redis at {self.commands.host}:{self.commands.port} does not let this user publish and "
-                f"subscribe: give it what Parley needs, {ACL}"
-            )
+        self.publisher.post(self._probe, self._own)
+        await self.publisher.flushed(self._pace.dead_after)
+        for refused in (self.publisher.refused, self.listener.refused):
+            if isinstance(refused, NoPermissionError):
+                raise BusRefused(
+                    "Redis at {}:{} does not let this user publish and subscribe: give it what Parley needs, "
+                    "{}".format(*self.publisher.place, ACL)
+                )
 
 
 class RedisBus:
     """An ``EventBus`` over Redis: one connection that publishes, one that listens (in a cluster, a node).
 
-    What is published in one turn of the event loop leaves in one write; what arrives is handed over as it
-    came, some at a time, without a task. Redis gives each instance its own messages back, too: they are
-    known by their envelope and dropped.
+    What has come together leaves in one pipeline; what arrives is handed over as it came, some at a time.
+    Redis gives each instance its own messages back, too: they are known by their envelope and dropped.
 
     Args:
         address: one server, or any node of a cluster; there, sharded pub/sub is used.
@@ -169,7 +158,7 @@ class RedisBus:
         name = self._prefix + channel.encode()
         node = self._servers.of(name)
         if node is not None and self._opened:
-            node.commands.post(*node.publication(name, self._own + payload))
+            node.publisher.post(name, self._own + payload)
 
     async def subscribe(self, channel: str, receive: Receive) -> None:
         """See ``EventBus.subscribe``."""
@@ -190,32 +179,33 @@ class RedisBus:
     @property
     def dropped(self) -> int:
         """How many messages were dropped because too much waited to be sent."""
-        return sum(node.commands.dropped for node in self._servers)
+        return sum(node.publisher.dropped for node in self._servers)
 
     # ----------------------------------------------------------------------------------------------
 
     def _node(self, place: Place, mine: Callable[[bytes], bool]) -> "Node":
-        commands = Commands(
-            self._address, *place, pace=self._pace, changed=self._changed, random_=self._random
-        )
-        listener = Listener(
-            self._address, *place, own=self._own, pace=self._pace, changed=self._changed, random_=self._random
-        )
-        commands.on_error = listener.on_error = self._refused
+        def changed() -> None:
+            if not listener.up:
+                publisher.ask()  # what ended one connection has most likely ended both: one outage, not two
+            self._changed()
+
+        options: dict[str, Any] = {"pace": self._pace, "random_": self._random}
+        publisher = Publisher(self._address, place, changed=self._changed, **options)
+        listener = Listener(self._address, place, changed=changed, own=self._own, **options)
+        publisher.on_error = listener.on_error = self._refused
         stem = self._prefix + b"parley:probe:" + self._own.strip()
         probe = next(name for n in range(1_000_000) if mine(name := stem + b":%d" % n))
         for name, receive in self._wanted.items():
             if mine(name):
                 listener.channels[name] = receive
-        return Node(commands, listener, probe, self._own)
+        return Node(publisher, listener, probe, self._own)
 
-    def _refused(self, error: str) -> None:
+    def _refused(self, error: ResponseError) -> None:
         """A server does not do what was asked: most likely, a slot of a cluster has moved."""
-        code = error.partition(" ")[0].rstrip(":")
-        if code in ("MOVED", "CLUSTERDOWN", "ASK"):
+        if isinstance(error, (AskError, ClusterDownError, TryAgainError)):  # MOVED is an ASK to redis-py
             self._servers.refresh_soon()
         else:
-            _log.warning("redis_refuses", error=code)
+            _log.warning("redis_refuses", error=type(error).__name__)
 
     def _route(self) -> None:
         """Have each channel where it belongs, after it was seen who has what."""
@@ -248,7 +238,7 @@ class RedisBus:
 
     def _look_up(self) -> None:
         nodes = list(self._servers)
-        if not self._servers.is_cluster and any(node.commands.server.cluster for node in nodes):
+        if not self._servers.is_cluster and any(node.publisher.server.cluster for node in nodes):
             self._servers.refresh_soon()  # it was away when we looked, and is a cluster
         reason = next((f"Redis {node.reason}" for node in nodes if not node.up), None)
         up = bool(nodes) and reason is None

@@ -19,10 +19,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from storage.base import BusRefused
 from storage.redis.address import Address
-from storage.redis.link import BACKOFF_FIRST_S, BACKOFF_MOST_S, Pace
-from storage.redis.server import Away, Server, login, pool, visiting
+from storage.redis.link import Link, Pace, Place
+from storage.redis.server import Away, Server, Visit, login, pool
 
 CALL_TIMEOUT_S: Final = 1.0
 CONNECTIONS: Final = 16
@@ -37,7 +36,7 @@ Command = tuple[str | bytes | int, ...]
 _log = structlog.get_logger(__name__)
 
 
-class Client:
+class Client(Link):
     """One Redis for all: while it is away, one task looks for it and nobody else waits.
 
     Nothing is tried twice, as it may have been done. A call goes on when its caller stops waiting: so no
@@ -48,10 +47,9 @@ class Client:
         pace: how patient it is.
         random_: for the jitter of reconnecting.
         tick: called about once a second while Redis is there.
-
-    Attributes:
-        lives: how often it was found: where this grew, something may have been lost.
     """
+
+    role = "commands"
 
     def __init__(
         self,
@@ -61,42 +59,27 @@ class Client:
         random_: random.Random | None = None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        self.lives = 0
-        self._address = address
-        self._pace = pace or Pace()
-        self._random = random_ or random.Random()  # noqa: S311 - jitter
+        super().__init__(
+            address,
+            (address.host, address.port),
+            pace=pace or Pace(),
+            random_=random_ or random.Random(),  # noqa: S311 - jitter
+        )
         self._tick = tick
         self._redis: Commands | None = None
-        self._reason: str | None = "is not connected yet"
+        self._places = [self.place]
         self._refused: str | None = None
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._calls: set[asyncio.Task[Any]] = set()
-        self._keeping: asyncio.Task[None] | None = None
-
-    async def open(self) -> None:
-        """Connect, or go on trying. Raises BusRefused."""
-        loop = asyncio.get_running_loop()
-        tried: asyncio.Future[None] = loop.create_future()
-        self._keeping = loop.create_task(self._keep(tried))
-        try:
-            await tried
-        except BaseException:
-            await self.close()
-            raise
 
     async def close(self) -> None:
         """Let what is under way end, then disconnect. Idempotent."""
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-            self._keeping = None
         if self._calls:
             _, late = await asyncio.wait(self._calls, timeout=FAREWELL_S)
             for call in late:
                 call.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        self._reason = "was closed"
-        await self._leave()
+        await super().close()
 
     async def call(self, work: Callable[[Commands], Awaitable[T]]) -> T:
         """Have ``work`` done by redis-py and return its reply.
@@ -105,8 +88,8 @@ class Client:
             Away: it cannot be done now, whatever the cause; it may have been done.
             NoScriptError: a script is not known there.
         """
-        if self._redis is None or self._reason is not None:
-            raise Away(self._reason or "is not connected")
+        if self._redis is None or not self.up:
+            raise Away(self.reason or "is not connected")
         call = asyncio.get_running_loop().create_task(self._bounded(self._redis, work))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -143,92 +126,66 @@ class Client:
                 self._refused = code
                 _log.warning("redis_refuses", error=code)
             return Away("refuses")
-        reason = (
-            "does not answer"
-            if isinstance(error, (TimeoutError, RedisTimeoutError))
-            else "closed the connection"
-        )
-        if redis is self._redis and self._reason is None:
+        timed_out = isinstance(error, (TimeoutError, RedisTimeoutError))
+        reason = "does not answer" if timed_out else "closed the connection"
+        if redis is self._redis and self.up:
             self._note(reason)
         return Away(reason)
 
-    def _note(self, reason: str) -> None:
-        if reason != self._reason:
-            _log.warning("redis_away", role="commands", server=str(self._address), reason=reason)
-        self._reason = reason
+    def _next_place(self, failures: int) -> Place:
+        """Return the address, or a node of the cluster that was there, one after the other."""
+        return self._places[failures % len(self._places)]
 
-    async def _keep(self, tried: asyncio.Future[None]) -> None:
-        """Find the server whenever it is lost, with full jitter: many instances look for it with us."""
-        tries, now = 0, asyncio.get_running_loop().time
-        while True:
-            since = now()
+    async def _live(self, visit: Visit) -> None:
+        """Watch one connection on which nothing is asked but whether anybody is there."""
+        connection = visit.pool().make_connection()  # type: ignore[no-untyped-call]
+        try:
+            server = await visit.begin(connection.connect())
+            self._redis = redis = self._connect(server)
             try:
-                host, port = self._place(tries)
-                async with visiting(self._address, host, port) as (watch, server):
-                    await self._take(host, port, server)
-                    if not tried.done():
-                        tried.set_result(None)
-                    await self._watch(watch)
-            except Away as error:
-                self._note(str(error))
-            except BusRefused as error:
-                if not tried.done():
-                    tried.set_exception(error)
-                    return
-                self._note(str(error))
-            except Exception:  # noqa: BLE001 - whatever it is, nobody else would try again
-                _log.exception("redis_connecting_failed", role="commands")
-            if not tried.done():
-                tried.set_result(None)
-            # One that is lost again and again is waited for longer each time.
-            tries = 0 if now() - since >= 2 * BACKOFF_MOST_S else min(tries + 1, 10)
-            await asyncio.sleep(self._random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**tries)))
-
-    def _place(self, tries: int) -> tuple[str, int]:
-        """Return where to look: of a cluster, at one node after the other."""
-        places = [(self._address.host, self._address.port)]
-        if isinstance(self._redis, RedisCluster):
-            places += [(node.host, int(node.port)) for node in self._redis.get_nodes()]
-        return places[tries % len(places)]
-
-    async def _take(self, host: str, port: int, server: Server) -> None:
-        await self._leave()
-        self._redis = self._connect(host, port, server)
-        self._reason = None
-        self.lives += 1
-        _log.info("redis_connected", role="commands", server=f"{host}:{port}")
+                self._came(server)
+                await self._watch(connection)
+            finally:
+                self._redis = None
+                await self._leave(redis)
+        finally:
+            await connection.disconnect(nowait=True)
 
     async def _watch(self, connection: AbstractConnection) -> None:
-        """Return once the server is away; this connection is only for asking whether anybody is there."""
+        """Return once a call failed, raise once nobody is there."""
         now = asyncio.get_running_loop().time
         heard_at, asked_at = now(), 0.0
-        try:
-            while self._reason is None:
-                reply = await connection.read_response(timeout=self._pace.check_every)
-                if reply is not None:
-                    heard_at, asked_at = now(), 0.0
-                elif asked_at and now() - asked_at >= self._pace.dead_after:
-                    raise Away("does not answer")
-                elif not asked_at and now() - heard_at >= self._pace.ask_after:
-                    asked_at = now()
-                    await connection.send_command("PING")
-                self._tick()
-        except (RedisError, OSError) as error:
-            raise Away("closed the connection") from error
+        while self.up:
+            reply = await connection.read_response(timeout=self.pace.check_every)
+            if reply is not None:
+                heard_at, asked_at = now(), 0.0
+            elif asked_at and now() - asked_at >= self.pace.dead_after:
+                raise Away("does not answer")
+            elif not asked_at and now() - heard_at >= self.pace.ask_after:
+                asked_at = now()
+                await connection.send_command("PING")
+            self._tick()
 
-    async def _leave(self) -> None:
-        redis, self._redis = self._redis, None
-        with contextlib.suppress(RedisError, OSError):
-            if redis is not None:
-                await redis.aclose()
-            if isinstance(redis, RedisCluster):  # after an error its aclose leaves its connections open
-                await redis.nodes_manager.aclose()
-                await redis.nodes_manager.aclose("startup_nodes")
-
-    def _connect(self, host: str, port: int, server: Server) -> Commands:
-        address = self._address
+    def _connect(self, server: Server) -> Commands:
+        address, (host, port) = self.address, self.place
         options: dict[str, Any] = {"max_connections": CONNECTIONS, "socket_timeout": CALL_TIMEOUT_S}
         if not server.cluster:
             return Redis.from_pool(pool(address, host, port, **options))
         options |= {"ssl": address.tls is not None, "require_full_coverage": False}
         return RedisCluster(host, port, **options, **login(address))
+
+    async def _leave(self, redis: Commands) -> None:
+        if (
+            self._calls
+        ):  # each ends within its second; one that outlived the pool would leave a connection open
+            await asyncio.wait(self._calls)
+        with contextlib.suppress(RedisError, OSError):
+            if isinstance(redis, RedisCluster):
+                nodes = redis.nodes_manager
+                seed = (self.address.host, self.address.port)
+                self._places = [seed, *((node.host, int(node.port)) for node in redis.get_nodes())]
+                await redis.aclose()
+                await nodes.aclose()  # after an error, the former leaves connections open
+                await nodes.aclose("startup_nodes")
+            else:
+                await redis.aclose()

@@ -1,68 +1,23 @@
 """Which server has which key or channel: one server for all, or the nodes of a cluster."""
 
 import asyncio
-import binascii
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
+from redis.asyncio.cluster import ClusterNode, NodesManager
+from redis.asyncio.connection import Connection, SSLConnection
+from redis.crc import key_slot
+from redis.exceptions import RedisClusterException, RedisError
 
 from storage.base import BusRefused
 from storage.redis.address import Address
-from storage.redis.wire import CONNECT_TIMEOUT_S, Away, Wire, ask, connect
+from storage.redis.link import Place
+from storage.redis.server import CONNECT_TIMEOUT_S, Away, login, look
 
-SLOTS: Final = 16_384
 REFRESH_PAUSE_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
-
-Place = tuple[str, int]
-"""Host and port."""
-
-
-def slot_of(key: bytes) -> int:
-    """Return the slot of a key or channel; only what stands in its first braces counts, if they hold any."""
-    opening = key.find(b"{")
-    if opening >= 0:
-        closing = key.find(b"}", opening + 1)
-        if closing > opening + 1:
-            key = key[opening + 1 : closing]
-    return binascii.crc_hqx(key, 0) % SLOTS
-
-
-class SlotMap:
-    """Which node has which slot."""
-
-    def __init__(self, ranges: list[tuple[int, int, Place]]) -> None:
-        self._ranges = sorted(ranges)
-        self._starts = [start for start, _, _ in self._ranges]
-
-    @classmethod
-    def read(cls, reply: Any, asked: Place) -> "SlotMap":
-        """Read the reply of CLUSTER SLOTS. A node that does not know its own name is the one asked."""
-        ranges = []
-        for entry in reply:
-            host, port = entry[2][0], int(entry[2][1])
-            ranges.append((int(entry[0]), int(entry[1]), (host.decode() if host else asked[0], port)))
-        return cls(ranges)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SlotMap) and other._ranges == self._ranges
-
-    __hash__ = None  # type: ignore[assignment]
-
-    @property
-    def places(self) -> set[Place]:
-        """The nodes that have slots."""
-        return {place for _, _, place in self._ranges}
-
-    def of(self, slot: int) -> Place | None:
-        """Return the node of a slot, or None where no node has it now."""
-        at = bisect_right(self._starts, slot) - 1
-        if at < 0 or slot > self._ranges[at][1]:
-            return None
-        return self._ranges[at][2]
 
 
 class Member(Protocol):
@@ -98,7 +53,7 @@ class Servers(Generic[M]):
         self._routed = routed
         self._seed: Place = (address.host, address.port)
         self._members: dict[Place, M] = {}
-        self._map: SlotMap | None = None
+        self._map: dict[int, Place] | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -114,7 +69,7 @@ class Servers(Generic[M]):
         """Return what is kept for the server that has ``key``; None where no node has it now."""
         if self._map is None:
             return self._members.get(self._seed)
-        place = self._map.of(slot_of(key))
+        place = self._map.get(key_slot(key))
         return self._members.get(place) if place is not None else None
 
     async def open(self) -> None:
@@ -157,30 +112,14 @@ class Servers(Generic[M]):
         self._routed()
         await asyncio.sleep(REFRESH_PAUSE_S)  # a cluster that is being changed says MOVED many times
 
-    async def _look(self, place: Place) -> SlotMap | None:
-        """Ask a server who has what; None where it is alone. Raises Away, BusRefused."""
-        wire, server = await connect(self._address, *place)
-        try:
-            if not server.cluster:
-                return None
-            return await self._slots(wire, place)
-        finally:
-            wire.abort("was asked")
-
-    @staticmethod
-    async def _slots(wire: Wire, place: Place) -> SlotMap:
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                (reply,) = await ask(wire, [("CLUSTER", "SLOTS")])
-        except TimeoutError as error:
-            raise Away("does not answer") from error
-        if not isinstance(reply, list) or not reply:
-            raise Away("is a cluster in which no node has slots yet")
-        return SlotMap.read(reply, place)
+    async def _look(self, place: Place) -> dict[int, Place] | None:
+        """Ask a server which node has which slot; None where it is alone. Raises Away, BusRefused."""
+        server = await look(self._address, *place)
+        return await _slots(self._address, place) if server.cluster else None
 
     async def _settle(self, away: str | None = None, *, is_start: bool = False) -> None:
         """Keep something for exactly the servers that there are. Raises BusRefused at the start."""
-        wanted = self._map.places if self._map is not None else {self._seed}
+        wanted = set(self._map.values()) if self._map is not None else {self._seed}
         for place in wanted - self._members.keys():
             member = self._members[place] = self._make(place, self._has(place))
             try:
@@ -198,4 +137,23 @@ class Servers(Generic[M]):
             await asyncio.gather(*(member.close() for member in gone))
 
     def _has(self, place: Place) -> Callable[[bytes], bool]:
-        return lambda key: self._map is None or self._map.of(slot_of(key)) == place
+        return lambda key: self._map is None or self._map.get(key_slot(key)) == place
+
+
+async def _slots(address: Address, place: Place) -> dict[int, Place]:
+    """Return what redis-py finds. Raises Away."""
+    options = login(address) | {"socket_timeout": CONNECT_TIMEOUT_S, "connection_class": Connection}
+    if address.tls is not None:
+        options |= {"connection_class": SSLConnection, "ssl_password": address.tls.password}
+    nodes = NodesManager([ClusterNode(*place, **options)], False, options)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await nodes.initialize()
+    except (RedisClusterException, IndexError) as error:
+        raise Away("is a cluster in which no node has slots yet") from error
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Away("does not answer") from error
+    finally:
+        await nodes.aclose()
+        await nodes.aclose("startup_nodes")
+    return {slot: (owners[0].host, int(owners[0].port)) for slot, owners in nodes.slots_cache.items()}

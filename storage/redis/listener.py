@@ -6,14 +6,18 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
-import hiredis
 import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import ResponseError, TryAgainError
 
 from storage.redis.link import Link
-from storage.redis.wire import Away, Wire, pack
+from storage.redis.server import Away, Server, Visit
 
 SUBSCRIBE_WAIT_S: Final = 2.0
 RESUBSCRIBE_CHUNK: Final = 1000
+MESSAGES_A_TURN: Final = 256
+"""So many messages are taken before others get the event loop; meanwhile nothing more is read."""
 ENVELOPE_VERSION: Final = "1"
 ENVELOPE_BYTES: Final = 13
 
@@ -54,10 +58,13 @@ class Listener(Link):
         self.messages = 0
         self.unreadable = 0
         self.channels: dict[bytes, Receive] = {}
-        self.refused: str | None = None
-        self.on_error: Callable[[str], None] = lambda error: None
+        self.refused: ResponseError | None = None
+        self.on_error: Callable[[ResponseError], None] = lambda error: None
         self._own = own
-        self._requests: list[tuple[bytes, bytes]] = []
+        self._requests: list[tuple[str, bytes]] = []
+        self._more = asyncio.Event()
+        self._heard_at = 0.0
+        self._connected = False
         self._gathering: asyncio.Future[None] | None = None
         self._asked: deque[asyncio.Future[None]] = deque()
         self._asked_at = 0.0
@@ -67,102 +74,130 @@ class Listener(Link):
         """Hear ``channel``. Returns once it is heard, or soon where the server is away."""
         known = channel in self.channels
         self.channels[channel] = receive
-        if self.wire is None:
+        if not self._connected:
             return
-        taken = self._newest() if known else self._request(b"SUBSCRIBE", channel)
+        taken = self._newest() if known else self._request("subscribe", channel)
         if taken is not None:
             # Shared by all who ask in one turn of the loop: one of them giving up must not cancel it.
             await asyncio.wait((taken,), timeout=SUBSCRIBE_WAIT_S)
 
     def unsubscribe(self, channel: bytes) -> None:
         """Hear ``channel`` no more."""
-        if self.channels.pop(channel, None) is not None and self.wire is not None:
-            self._request(b"UNSUBSCRIBE", channel)
+        if self.channels.pop(channel, None) is not None and self._connected:
+            self._request("unsubscribe", channel)
 
     def check(self, now: float) -> None:
         """Drop the connection if requests stay unanswered. Call it about once a second."""
-        if not self.up or self.wire is None or not self._asked:
-            return
-        if now - max(self.wire.heard_at, self._asked_at) >= self.pace.dead_after:
+        if self._asked and now - max(self._heard_at, self._asked_at) >= self.pace.dead_after:
             self.rebuild("does not answer")
 
     # ----------------------------------------------------------------------------------------------
 
-    async def _set_up(self, wire: Wire) -> None:
+    async def _live(self, visit: Visit) -> None:
+        redis = Redis.from_pool(visit.pool(max_connections=1))
+        pubsub = redis.pubsub()
+        loop = asyncio.get_running_loop()
+        try:
+            server = await visit.begin(pubsub.connect())  # type: ignore[no-untyped-call]
+            self._connected, self._heard_at, self.refused = True, loop.time(), None
+            works = [
+                loop.create_task(work)
+                for work in (self._read(pubsub), self._write(pubsub, server.cluster), self._settle(server))
+            ]
+            try:
+                done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_EXCEPTION)
+            finally:
+                for work in works:
+                    work.cancel()
+                await asyncio.gather(*works, return_exceptions=True)
+            for work in done:
+                work.result()
+        finally:
+            self._connected = False
+            self._drop()
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            await redis.aclose()
+
+    async def _settle(self, server: Server) -> None:
         """Subscribe to everything that is wanted, in chunks that no output buffer overflows on."""
-        self.refused = None
         wanted = list(self.channels)
         for start in range(0, len(wanted), RESUBSCRIBE_CHUNK):
             taken = self._newest()
             for channel in wanted[start : start + RESUBSCRIBE_CHUNK]:
                 if channel in self.channels:
-                    taken = self._request(b"SUBSCRIBE", channel)
+                    taken = self._request("subscribe", channel)
             if taken is not None:
                 await asyncio.wait((taken,), timeout=self.pace.dead_after)
                 if not taken.done():
                     raise Away("does not answer")
-            if wire.closed:
-                raise Away("closed the connection")
+        self._came(server)
 
-    def _request(self, verb: bytes, channel: bytes) -> asyncio.Future[None]:
+    def _request(self, verb: str, channel: bytes) -> asyncio.Future[None]:
         """Ask for something with the others of this turn of the loop; done when all of it was taken."""
         self._requests.append((verb, channel))
+        self._more.set()
         if self._gathering is None:
-            loop = asyncio.get_running_loop()
-            self._gathering = loop.create_future()
-            loop.call_soon(self._flush)
+            self._gathering = asyncio.get_running_loop().create_future()
         return self._gathering
 
     def _newest(self) -> asyncio.Future[None] | None:
         """Return what is done when everything asked for so far was taken; None where all was."""
         return self._gathering or (self._asked[-1] if self._asked else None)
 
-    def _flush(self) -> None:
-        requests, self._requests = self._requests, []
-        gathering, self._gathering = self._gathering, None
-        if self.wire is None or gathering is None:
-            return
-        if not self._asked:
-            self._asked_at = asyncio.get_running_loop().time()
-        self._asked.append(gathering)
-        commands = self._sharded(requests) if self.server.cluster else self._merged(requests)
-        self.wire.write(b"".join([pack(tuple(c)) for c in (*commands, [b"PING"])]))
+    async def _write(self, pubsub: PubSub, sharded: bool) -> None:
+        """Send what is asked for, and a PING behind it."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            requests, self._requests = self._requests, []
+            gathering, self._gathering = self._gathering, None
+            if gathering is None:
+                continue
+            if not self._asked:
+                self._asked_at = asyncio.get_running_loop().time()
+            self._asked.append(gathering)
+            for verb, channels in self._commands(requests, sharded):
+                await getattr(pubsub, verb)(*channels)
+            await pubsub.ping()
 
-    @staticmethod
-    def _merged(requests: list[tuple[bytes, bytes]]) -> list[list[bytes]]:
-        """Return as few commands as keep the order."""
-        commands: list[list[bytes]] = []
+    def _commands(self, requests: list[tuple[str, bytes]], sharded: bool) -> list[tuple[str, list[bytes]]]:
+        """Return as few commands as keep the order; sharded, those of one would have to share a slot."""
+        commands: list[tuple[str, list[bytes]]] = []
         for verb, channel in requests:
-            if commands and commands[-1][0] == verb:
-                commands[-1].append(channel)
+            if sharded:
+                self._leaving[channel] += verb == "unsubscribe"
+                commands.append((f"s{verb}", [channel]))
+            elif commands and commands[-1][0] == verb:
+                commands[-1][1].append(channel)
             else:
-                commands.append([verb, channel])
+                commands.append((verb, [channel]))
         return commands
 
-    def _sharded(self, requests: list[tuple[bytes, bytes]]) -> list[list[bytes]]:
-        """Return a command each: the channels of one command would have to share a slot."""
-        for verb, channel in requests:
-            if verb == b"UNSUBSCRIBE":
-                self._leaving[channel] += 1
-        return [[b"S" + verb, channel] for verb, channel in requests]
+    async def _read(self, pubsub: PubSub) -> None:
+        """Take what comes, some at a time."""
+        now = asyncio.get_running_loop().time
+        while True:
+            for _ in range(MESSAGES_A_TURN):
+                try:
+                    message = await pubsub.get_message(timeout=None)
+                except ResponseError as error:
+                    self._refuse(error)
+                else:
+                    self._heard_at = now()
+                    self._take(message)
+            await asyncio.sleep(0)
 
-    def _take(self, reply: Any) -> None:
-        if type(reply) is not list:
-            if isinstance(reply, hiredis.ReplyError):
-                self._refuse(str(reply))
-            else:
-                self._taken()  # a PING's answer where nothing is subscribed to
-            return
-        kind = reply[0]
-        if kind == b"message" or kind == b"smessage":
-            self.messages += 1
-            payload = reply[2]
-            if payload[:ENVELOPE_BYTES] != self._own:
-                self._deliver(reply[1], payload)
-        elif kind == b"pong":
-            self._taken()
-        elif kind == b"sunsubscribe":
-            self._left(reply[1])
+    def _take(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "message" | "smessage":
+                self.messages += 1
+                payload = message["data"]
+                if payload[:ENVELOPE_BYTES] != self._own:
+                    self._deliver(message["channel"], payload)
+            case "pong":
+                self._taken()
+            case "sunsubscribe":
+                self._left(message["channel"])
 
     def _deliver(self, channel: bytes, payload: bytes) -> None:
         receive = self.channels.get(channel)
@@ -186,12 +221,12 @@ class Listener(Link):
         """A node says that we hear a channel no more: because we asked, or because it has moved."""
         if self._leaving[channel] > 0:
             self._leaving[channel] -= 1
-            if not self._leaving[channel]:
-                del self._leaving[channel]
-        elif channel in self.channels:
-            self._refuse("MOVED: the node gave the channel away")
+            return
+        del self._leaving[channel]
+        if channel in self.channels:
+            self._refuse(TryAgainError("the node gave the channel away"))
 
-    def _refuse(self, error: str) -> None:
+    def _refuse(self, error: ResponseError) -> None:
         self.refused = error
         self.on_error(error)
 
@@ -200,6 +235,7 @@ class Listener(Link):
         waiting = [*self._asked, *((self._gathering,) if self._gathering is not None else ())]
         self._asked.clear()
         self._requests.clear()
+        self._more.clear()
         self._gathering = None
         self._leaving.clear()
         for future in waiting:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from storage.base import BusRefused
@@ -100,16 +101,11 @@ async def visiting(
     address: Address, host: str, port: int
 ) -> AsyncIterator[tuple[AbstractConnection, Server]]:
     """Look, as ``look`` does, and have the connection for further questions."""
-    visit = _Visit(address, host, port)
-    connections = pool(address, host, port, socket_timeout=CONNECT_TIMEOUT_S, redis_connect_func=visit.log_in)
+    visit = Visit(address, host, port)
+    connections = visit.pool()
     connection: AbstractConnection = connections.make_connection()  # type: ignore[no-untyped-call]
     try:
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                server = await visit.ask(connection)
-        except (RedisError, TimeoutError) as error:
-            raise visit.meaning(error) from error
-        yield connection, server
+        yield connection, await visit.begin(connection.connect())  # type: ignore[no-untyped-call]
     finally:
         await connection.disconnect(nowait=True)
 
@@ -123,21 +119,23 @@ async def ask(connection: AbstractConnection, *command: str) -> Any:
         return None
 
 
-class _Visit:
-    """One connection's first steps, and what it means where one of them fails."""
+class Visit:
+    """The first steps of one connection, and what it means where one of them fails."""
 
     def __init__(self, address: Address, host: str, port: int) -> None:
         self._address = address
-        self._where = f"Redis at {host}:{port}"
+        self._host, self._port = host, port
         self._place = f"{host}:{port}"
+        self._where = f"Redis at {self._place}"
         self._reached = self._in = False
+        self._info = b""
 
-    async def log_in(self, connection: AbstractConnection) -> None:
-        self._reached = True
-        await connection.on_connect()
-        self._in = True
+    def pool(self, **options: Any) -> ConnectionPool:
+        """Return the pool of this one connection, which looks about when it is made. Raises BusRefused.
 
-    async def ask(self, connection: AbstractConnection) -> Server:
+        It has no time-out of its own: redis-py's for writing is an ``asyncio.wait_for``, which may swallow
+        a cancellation (before Python 3.12). Whoever waits bounds it.
+        """
         if self._address.tls is not None:
             try:
                 self._address.tls.context()
@@ -145,13 +143,34 @@ class _Visit:
                 raise BusRefused(
                     f"{self._where}: a file of its ssl_ options cannot be used: {error.strerror}"
                 ) from error
-        await connection.connect()  # type: ignore[no-untyped-call]
-        await connection.send_command("INFO")
+        return pool(
+            self._address,
+            self._host,
+            self._port,
+            socket_timeout=None,
+            redis_connect_func=self._log_in,
+            **options,
+        )
+
+    async def begin(self, connecting: Awaitable[Any]) -> Server:
+        """Return what is there once ``connecting``, of the pool, is done. Raises Away, BusRefused."""
         try:
-            info = await connection.read_response()
-        except NoPermissionError:
-            info = b""  # it may not tell about itself: then we take it as it is
-        return self._server(info if isinstance(info, bytes) else b"")
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await connecting
+        except (RedisError, TimeoutError) as error:
+            raise self.meaning(error) from error
+        return self._server(self._info)
+
+    async def _log_in(self, connection: AbstractConnection) -> None:
+        if self._in:
+            # Whoever uses the pool is to learn that a connection was lost, and what with it.
+            raise RedisConnectionError("is made once")
+        self._reached = True
+        await connection.on_connect()
+        self._in = True
+        await connection.send_command("INFO")
+        with contextlib.suppress(NoPermissionError):  # it may not tell about itself: we take it as it is
+            self._info = await connection.read_response()
 
     def meaning(self, error: Exception) -> Away | BusRefused:
         """Return what to say of a failure."""

@@ -10,8 +10,8 @@ import structlog
 import uvloop
 
 from storage.redis import Address, RedisBus
-from storage.redis.commands import QUEUE_MESSAGES
 from storage.redis.link import Pace
+from storage.redis.publisher import QUEUE_MESSAGES
 from tests.support.fake_redis import FakeRedis
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
+from redis.crc import key_slot
 
 from storage.base import BusRefused, Present, Window
 from storage.redis import Address, RedisBus, RedisShared
-from storage.redis.cluster import SLOTS, SlotMap, slot_of
 from storage.redis.link import Pace
+from tests.support.certificates import Certificate
 from tests.support.fake_redis import FakeRedis, bulk
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
@@ -92,7 +94,7 @@ async def test_channels_are_heard_on_the_nodes_that_have_their_slots(cluster: li
         await eventually(lambda: sorted(heard) == sorted(channel.encode() for channel in channels))
         assert there.health().up
         for node, has in ((0, range(HALF)), (1, range(HALF, SLOTS))):
-            mine = {channel.encode() for channel in channels if slot_of(channel.encode()) in has}
+            mine = {channel.encode() for channel in channels if key_slot(channel.encode()) in has}
             assert mine
             assert shard_channels(cluster[node]) >= mine
         for channel in channels[:49]:
@@ -125,11 +127,11 @@ async def test_what_is_shared_finds_its_node(cluster: list[RedisServer]) -> None
 
 
 async def test_a_channel_whose_slot_moves_is_followed(cluster: list[RedisServer]) -> None:
-    channel = next(f"parley:c:t:{n}" for n in range(99) if slot_of(b"parley:c:t:%d" % n) < HALF)
+    channel = next(f"parley:c:t:{n}" for n in range(99) if key_slot(b"parley:c:t:%d" % n) < HALF)
     async with opened(cluster[0]) as here, opened(cluster[0]) as there:
         heard: list[bytes] = []
         await there.subscribe(channel, heard.append)
-        move(cluster, slot_of(channel.encode()), cluster[1])
+        move(cluster, key_slot(channel.encode()), cluster[1])
         async with asyncio.timeout(20):
             while not heard:
                 here.publish(channel, b"1")
@@ -139,7 +141,7 @@ async def test_a_channel_whose_slot_moves_is_followed(cluster: list[RedisServer]
 
 async def test_a_node_that_dies_takes_only_its_channels_along(mortal: list[RedisServer]) -> None:
     lower, upper = (
-        next(f"parley:c:t:{n}" for n in range(99) if (slot_of(b"parley:c:t:%d" % n) < HALF) == is_lower)
+        next(f"parley:c:t:{n}" for n in range(99) if (key_slot(b"parley:c:t:%d" % n) < HALF) == is_lower)
         for is_lower in (True, False)
     )
     async with opened(mortal[0]) as here, opened(mortal[0]) as there:
@@ -170,37 +172,38 @@ async def test_a_cluster_that_is_away_at_the_start_is_found_to_be_one(mortal: li
         await eventually(lambda: here.health().up and there.health().up)
 
 
+async def test_a_cluster_is_spoken_to_over_tls(tmp_path: Path) -> None:
+    certificate = Certificate.made_in(tmp_path)
+    options = {"cluster_enabled": "yes", "tls_cluster": "yes", "tls_ca_cert_file": str(certificate.file)}
+    node = RedisServer(tmp_path, certificate=certificate, **options).start()
+    try:
+        node.ask("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+        await eventually(lambda: serves(node))
+        shared = RedisShared(Address.parse(node.url), pace=PACE)
+        async with opened(node) as here, opened(node) as there:
+            heard: list[bytes] = []
+            await there.subscribe("parley:c:t:1", heard.append)
+            here.publish("parley:c:t:1", b"1")
+            await eventually(lambda: heard == [b"1"])
+            await shared.open()
+            await shared.cache.set("a", b"1", 60_000)
+            assert await shared.cache.get("a") == b"1"
+            await shared.close()
+        ours = f"ssl_certfile={certificate.file}&ssl_keyfile={certificate.key}&ssl_password=x"
+        with pytest.raises(
+            BusRefused, match="is a cluster, for which ssl_password is not known: use a plain key"
+        ):
+            await RedisBus(Address.parse(f"{node.url}&{ours}")).open()
+    finally:
+        node.stop()
+
+
 async def test_a_cluster_without_sharded_pub_sub_is_refused() -> None:
     old = FakeRedis(version=b"6.2.14")
     old.info = old.info.replace(b"cluster_enabled:0", b"cluster_enabled:1")
     async with old.serving():
         with pytest.raises(BusRefused, match=r"6\.2\.14: Parley needs 7\.0 or newer for a cluster"):
             await RedisBus(Address.parse(old.url)).open()
-
-
-@pytest.mark.parametrize(
-    ("key", "slot"),
-    [
-        (b"", 0),
-        (b"123456789", 12739),
-        (b"foo", 12182),
-        (b"{foo}bar", 12182),
-        (b"x{foo}{bar}", 12182),
-        (b"{}foo", slot_of(b"{}foo")),
-        (b"foo{", slot_of(b"foo{")),
-    ],
-)
-def test_the_slot_of_a_key_is_redis_own(key: bytes, slot: int) -> None:
-    from redis.crc import key_slot
-
-    assert slot_of(key) == key_slot(key) == slot
-
-
-def test_a_slot_that_nobody_has_belongs_to_nobody() -> None:
-    slots = SlotMap.read([[10, 19, [b"a", 1]], [30, 39, [b"", 2]]], ("asked", 9))
-    assert [slots.of(slot) for slot in (0, 9, 10, 19, 20, 30, 39, 40)] == [
-        None, None, ("a", 1), ("a", 1), None, ("asked", 2), ("asked", 2), None,
-    ]  # fmt: skip
 
 
 async def test_a_node_that_refuses_when_it_joins_is_looked_for_until_it_does_not() -> None:
@@ -221,7 +224,7 @@ async def test_a_node_that_refuses_when_it_joins_is_looked_for_until_it_does_not
         bus = RedisBus(Address.parse(old.url), pace=PACE)
         await bus.open()
         try:
-            moved = next(name for n in range(99) if slot_of((name := f"parley:c:t:{n}").encode()) >= HALF)
+            moved = next(name for n in range(99) if key_slot((name := f"parley:c:t:{n}").encode()) >= HALF)
             old.answers = node | {
                 b"CLUSTER": lambda _: slots(*halves),
                 b"SPUBLISH": lambda _: b"-MOVED 9000 127.0.0.1:%d\r\n" % new.port,
