@@ -25,10 +25,10 @@ def import_(
 ) -> int:
     """Read conversations of an export into a store, which is made if there is none.
 
-    On a store that is a file, no server may run meanwhile. The file is looked through first: a broken one, and one with
-    a conversation that the store has already, changes nothing. Ids stay; each conversation begins a new
-    epoch, so that clients that knew it load it anew. What was deleted here stays deleted: its id is taken
-    for 30 days.
+    On a store that is a file, no server may run meanwhile. The file is looked through first: a broken one,
+    and one with a conversation that the store has already, changes nothing. Ids stay; each conversation
+    begins a new epoch, so that clients that knew it load it anew. What was deleted here stays deleted: its
+    id is taken for 30 days.
     """
     from server.transfer.importing import BrokenFile, check
 

@@ -41,9 +41,7 @@ def settings_of(project: Project, store: str | None, *, makes: bool) -> Settings
                 )
             settings = project.settings({"store": of_serve}, defaults={"default_tenant": DEV_TENANT})
     if not settings.store.startswith(("sqlite:", "memory:")):
-        settings = project.settings(
-            overrides
-        )  # what `dev` has for itself would name a tenant that nobody meant
+        settings = project.settings(overrides)  # the default of `dev` would be a tenant that nobody meant
     if settings.store.startswith("memory:"):
         raise CliError("memory: keeps nothing; name a store by --store sqlite:PATH.", USAGE)
     if settings.store.startswith("sqlite:"):
