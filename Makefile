@@ -36,7 +36,7 @@ run: $(VENV)/.runtime
 
 test: $(VENV)/.dev $(JS_BUILT)
 	@$(if $(ARGS),:,$(if $(NODE),$(NPM) test --silent,echo "$(NO_NODE) tests"))
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev $(JS_BUILT)
 	$(BIN)/ruff check .

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from tests.support.browser import running_browser, visit
-from tests.support.commands import ROOT, Dev, Terminal, free_port
+from tests.support.commands import ROOT, Dev, Terminal
 from tests.support.pages import blocks_of
+from tests.support.ports import free_port
 from tests.support.site import Site
 from tests.support.widget import Widget
 

@@ -13,7 +13,8 @@ from storage.redis import Address, RedisBus, RedisShared
 from storage.redis.bus import ACL
 from tests.support.certificates import Certificate
 from tests.support.fake_redis import FakeRedis
-from tests.support.redis import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.needs("redis")

@@ -17,7 +17,8 @@ import parley_client
 import pytest
 from parley_client import AsyncExecution, AsyncParley, Execution
 
-from tests.support.server import free_port, server_process, token
+from tests.support.ports import free_port
+from tests.support.server import server_process, token
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "examples" / "approval" / "README.md"

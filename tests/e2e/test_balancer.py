@@ -19,13 +19,13 @@ from tests.support.balancer import Balancer, balancer
 from tests.support.cluster import cluster
 from tests.support.commands import parley
 from tests.support.mongo import database_name, drop, with_database
+from tests.support.ports import free_port
 from tests.support.redis import with_prefix
 from tests.support.server import (
     SECRET,
     Client,
     RemoteServer,
     ServerProcess,
-    free_port,
     server_process,
     token,
     wait_until_ready,

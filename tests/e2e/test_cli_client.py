@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import Dev, Terminal, free_port, parley
+from tests.support.commands import Dev, Terminal, parley
+from tests.support.ports import free_port
 
 FLOW = """\
 flow: order

@@ -13,7 +13,8 @@ from urllib.error import HTTPError
 
 import pytest
 
-from tests.support.commands import Dev, Running, environment, free_port, parley
+from tests.support.commands import Dev, Running, environment, parley
+from tests.support.ports import free_port
 
 ORDER = """\
 flow: order

@@ -11,8 +11,9 @@ import pytest
 
 from server.cli.errors import CANNOT_START, FAILED, OK, UNREACHABLE, USAGE
 from tests.support.commands import SECRET, Dev, parley
+from tests.support.ports import free_port
 from tests.support.server import SECRET as SERVERS
-from tests.support.server import free_port, server_process, write_flows
+from tests.support.server import server_process, write_flows
 
 SHOP = "https://shop.example"
 

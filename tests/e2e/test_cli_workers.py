@@ -14,8 +14,9 @@ import pytest
 from parley_client import Parley
 
 from tests.support.commands import parley
+from tests.support.ports import free_port
 from tests.support.rest import ask
-from tests.support.server import SECRET, RemoteServer, ServerProcess, free_port, server_process, token
+from tests.support.server import SECRET, RemoteServer, ServerProcess, server_process, token
 
 OWN: dict[str, Any] = {
     "PARLEY_STORE": "tests.support.cluster:own_store",

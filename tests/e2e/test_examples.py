@@ -13,7 +13,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from parley_client import AsyncConversation, AsyncParley, Turn
 
-from tests.support.server import free_port, server_process, token
+from tests.support.ports import free_port
+from tests.support.server import server_process, token
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TUESDAY = "2031-05-20"

@@ -16,7 +16,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, expect
 
 from tests.support.browser import Script, Visit, context_of, pending, running_browser, tab, violations, visit
-from tests.support.commands import Dev, free_port, parley
+from tests.support.commands import Dev, parley
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "protocol" / "vectors"

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tests.support.mongo import MongoServer
+from tests.support.ports import free_port
 from tests.support.redis import RedisServer
-from tests.support.server import free_port, server_process
+from tests.support.server import server_process
 
 CANNOT_START, USAGE = 3, 2
 SOON_S = 15

@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, e
 
 from tests.e2e.test_page import ECHO, MARKUP, QUESTIONS, REFUND, clean, desk, project, resolved, wire_error
 from tests.support.browser import Script, context_of, pending, running_browser, tab, violations, visit
-from tests.support.commands import Dev, free_port, parley
+from tests.support.commands import Dev, parley
+from tests.support.ports import free_port
 from tests.support.site import Site
 from tests.support.widget import Widget
 

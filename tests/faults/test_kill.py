@@ -24,7 +24,8 @@ from tests.support.checker import check
 from tests.support.crowd import Crowd, Places, environment, read_logs
 from tests.support.evidence import Violation, is_unknown
 from tests.support.history import EffectLog, History
-from tests.support.killable_server import Life, Nursery, steady_port
+from tests.support.killable_server import Life, Nursery
+from tests.support.ports import free_port
 from tests.support.server import write_flows
 from tests.support.till import FLOW
 
@@ -204,7 +205,7 @@ class Storm:
     async def _open_nursery(self) -> AsyncIterator[Nursery]:
         env = {**self._env, **environment(self._effects)}
         with contextlib.closing(self._history):
-            async with Nursery.open(self._folder, steady_port(), env) as nursery:
+            async with Nursery.open(self._folder, free_port(), env) as nursery:
                 yield nursery
 
     async def _check(self, database: Path, *, calm: bool) -> list[Violation]:

@@ -12,7 +12,7 @@ from tests.support.checker import check
 from tests.support.devices import Device
 from tests.support.durable_log import Log
 from tests.support.history import History
-from tests.support.killable_server import steady_port
+from tests.support.ports import free_port
 from tests.support.server import TENANT, server_process, token
 
 FLOW: Final = """
@@ -55,7 +55,7 @@ async def brew(context, cup):
 async def test_a_conversation_goes_on_after_kill_9_in_mid_turn(tmp_path: Path, command: str) -> None:
     """The caller that waited gets its turn from the next process; the effect ran again, with the same key."""
     (tmp_path / "kitchen.py").write_text(ACTIONS)
-    port, kettle, history = steady_port(), tmp_path / "kettle", History()
+    port, kettle, history = free_port(), tmp_path / "kettle", History()
     serve = {"command": command, "port": port, "flows": {"kitchen": FLOW}, "PARLEY_ACTIONS": "kitchen"}
     ann = Device(history, "ann-phone", f"http://127.0.0.1:{port}", token("ann"), seed=1)
     with server_process(tmp_path, **serve) as server:  # type: ignore[arg-type] # options and variables alike

@@ -18,7 +18,8 @@ from tests.support.checker import check
 from tests.support.devices import Device
 from tests.support.durable_log import Log
 from tests.support.history import EffectLog, History
-from tests.support.killable_server import Nursery, steady_port
+from tests.support.killable_server import Nursery
+from tests.support.ports import free_port
 from tests.support.server import SECRET, TENANT, token, write_flows
 
 FLOW: Final = """
@@ -56,7 +57,7 @@ async def test_a_deadline_that_passed_while_the_server_was_dead_is_done_once(tmp
         "PARLEY_JWT_SECRET": SECRET, "PARLEY_ACTIONS": "tests.support.till", "PARLEY_SWEEP_SECONDS": "0.05",
         "PARLEY_FRAMES_PER_SECOND": "1000", "PARLEY_TEST_EFFECTS": str(effects.path),
     }  # fmt: skip
-    async with Nursery.open(tmp_path, steady_port(), env) as nursery:
+    async with Nursery.open(tmp_path, free_port(), env) as nursery:
         ann = Device(history, "ann", nursery.url, token("ann"), seed=1)
         life = await nursery.start()
         assert await nursery.ready(life)

@@ -11,7 +11,8 @@ from server.cli.target import Target
 from storage.inspection import Finding
 from tests.support.balancer import balancer
 from tests.support.commands import parley
-from tests.support.server import SECRET, free_port, running_server
+from tests.support.ports import free_port
+from tests.support.server import SECRET, running_server
 
 BLIND = """
 pid nginx.pid;

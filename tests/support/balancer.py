@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.nginx import NGINX
-from tests.support.server import ROOT, RemoteServer, free_port
+from tests.support.ports import free_port
+from tests.support.server import ROOT, RemoteServer
 
 CONFIGURATION = ROOT / "deploy/nginx/nginx.conf"
 

@@ -16,9 +16,10 @@ import orjson
 
 from storage.base import Store
 from storage.open import open_store
-from tests.support.killable_server import Life, Nursery, steady_port
+from tests.support.killable_server import Life, Nursery
 from tests.support.lines import Line, Lines
 from tests.support.mongo import MongoServer
+from tests.support.ports import free_port
 from tests.support.redis import RedisServer
 
 SIZE: Final = 3
@@ -47,7 +48,7 @@ class Instance:
         env: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.number = number
-        self.port = steady_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.lives: list[Life] = []
         self.to_mongo, self.to_redis = to_mongo, to_redis
@@ -180,7 +181,7 @@ class Fleet:
             await asyncio.to_thread(mongo.start)
             if redis:
                 await asyncio.to_thread(bus.start)
-            nursery = await stack.enter_async_context(Nursery.open(folder, steady_port(), {}))
+            nursery = await stack.enter_async_context(Nursery.open(folder, free_port(), {}))
             instances = []
             for number in range(size):
                 to_mongo = await stack.enter_async_context(Line([mongo.port]))

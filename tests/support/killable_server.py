@@ -15,10 +15,8 @@ import contextlib
 import ctypes
 import json
 import os
-import secrets
 import select
 import signal
-import socket
 import sqlite3
 import sys
 import traceback
@@ -206,18 +204,6 @@ def _live(order: Mapping[str, Any]) -> None:
 
 
 # --- the test's side ------------------------------------------------------------------------------
-
-
-def steady_port() -> int:
-    """Return a free port that stays free while nobody listens on it.
-
-    It lies below those that the kernel gives to outgoing connections (from 32768 on Linux): a client that
-    tries again and again to reach a dead server there would, one day, be connected to itself.
-    """
-    while True:
-        port = secrets.randbelow(12_000) + 20_000
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 @dataclass(slots=True)

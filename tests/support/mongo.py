@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+
+from tests.support.ports import free_port
 
 SOURCE: Final = Path(__file__).with_name("mongo_server")
 BUILD: Final = SOURCE / "build"
@@ -54,13 +55,6 @@ def build() -> str:
             subprocess.run(compile_, check=True)
             stamp.write_text(newest)
     return f"{BUILD}/classes:{BUILD}/lib/*"
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class MongoServer:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.balancer import nginx, wait_until_it_listens
-from tests.support.commands import ROOT, Running, environment, free_port
+from tests.support.commands import ROOT, Running, environment
+from tests.support.ports import free_port
 
 FENCE = re.compile(
     r"^```(?P<language>\w*)(?: needs (?P<needs>\w+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL

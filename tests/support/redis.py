@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,16 +18,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tests.support.certificates import Certificate
+from tests.support.ports import free_port
 
 READY_S: Final = 10.0
 POLL_S: Final = 0.01
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class RedisServer:

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from server.auth.tokens import Trust, issue_token
 from server.settings import Settings
 from storage.base import EventBus, Store
 from storage.memory.store import MemoryStore
+from tests.support.ports import free_port
 
 SECRET = "test-secret-of-at-least-thirty-two-bytes"
 TENANT = "t1"
@@ -273,13 +273,6 @@ class ServerProcess:
         """End it by SIGTERM; return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from storage.inspection import Finding
 from storage.mongo import MongoStore
 from storage.mongo.inspect import inspect
 from tests.support.commands import SECRET, parley
-from tests.support.mongo import MongoServer, free_port
+from tests.support.mongo import MongoServer
+from tests.support.ports import free_port
 
 
 async def looked_at(url: str) -> dict[str, Finding]:

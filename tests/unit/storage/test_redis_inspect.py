@@ -8,7 +8,8 @@ import pytest
 
 from storage.inspection import Finding, access, clocks, is_local
 from storage.redis.inspect import inspect
-from tests.support.redis import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer
 
 
 def looked_at(url: str) -> dict[str, Finding]:
