@@ -314,13 +314,14 @@ class MongoStore:
     def _flush(self, key: Key, entries: Sequence[Document]) -> None:
         """Have entries put into the log. Where that is behind by too much, a later commit or sweep does."""
         if self._flushes.queued_bytes < FLUSH_QUEUE_MAX_BYTES:
-            self._submit(key, [e for e in entries if (*key, e["commit_id"]) not in self._flushing])
+            self._submit(key, entries)
 
     def _submit(self, key: Key, entries: Sequence[Document]) -> list[asyncio.Future[None]]:
         futures = []
         for entry in entries:
             id_ = (*key, entry["commit_id"])
-            self._flushing[id_] = self._flushes.submit(Placed(*key, entry), id_, entry_bytes(entry))
+            if id_ not in self._flushing:  # what is on its way already is waited for, not sent again
+                self._flushing[id_] = self._flushes.submit(Placed(*key, entry), id_, entry_bytes(entry))
             futures.append(self._flushing[id_])
         return futures
 
