@@ -8,7 +8,7 @@ The document of a conversation carries ``unflushed``: the log's documents of com
 log yet. That is this adapter's private matter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple
@@ -41,6 +41,12 @@ class Known(NamedTuple):
 
 NOTHING: Final = Known(0, 0)
 """What is known of a conversation that does not exist."""
+
+
+def without(known: Known, commit_ids: Collection[str]) -> Known:
+    """Return what is known, without the entries of these commits, which are in the log."""
+    left = tuple([entry for entry in known.unflushed if entry["commit_id"] not in commit_ids])
+    return known if len(left) == len(known.unflushed) else known._replace(unflushed=left)
 
 
 def text(value: object) -> str:

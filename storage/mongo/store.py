@@ -43,6 +43,7 @@ from storage.mongo.documents import (
     place,
     places,
     record_of,
+    without,
 )
 from storage.mongo.driver import UNHURRIED, Driver, connect, disconnect, durable, reading
 from storage.mongo.lanes import TOO_SLOW, Lane, check
@@ -261,52 +262,56 @@ class MongoStore:
         return asyncio.get_running_loop().time() + self._patience_s
 
     async def _change(self, key: Key, commit: Commit, known: Known, deadline: float) -> CommitOutcome:
-        entry = entry_of(commit, known)
-        if commit.record.deleted_at is None:
-            known = await self._with_room(key, known, entry)
-        else:
-            await self._flushed(key)  # so that nothing of ours comes after the deletion
-        if entry is not None and "starts" in entry and any("starts" in e for e in known.unflushed):
-            # Beside the record stands the current execution only: the one before must be found elsewhere.
-            with suppress(StorageError):
-                await asyncio.gather(*self._submit(key, known.unflushed))
-        beside = next_known(commit, known, entry)
-        added = [wait for wait in beside.waits if wait not in known.waits]
-        if added:
-            check(deadline)
-            await waits.note(self._database, key, added, self.now())
-        document = conversation_document(commit.record, beside, self.now())
-        change = commits.Change(
-            document, commit.expected.revision, commit.expected.fence, stored_batch(commit)
-        )
-        size = len(document["body"]) + sum(map(entry_bytes, beside.unflushed))
-        self._known.pop(key, None)  # until it is known whether this one happened
-        confirmed = self._confirming.setdefault(key, set())
+        """Commit on ``known``. What comes into the log meanwhile need not be carried on."""
+        confirmed = self._confirming[key] = set()
         try:
+            entry = entry_of(commit, known)
+            await self._make_way(key, commit, known, entry)
+            known = without(known, confirmed)
+            beside = next_known(commit, known, entry)
+            added = [wait for wait in beside.waits if wait not in known.waits]
+            if added:
+                check(deadline)
+                await waits.note(self._database, key, added, self.now())
+            document = conversation_document(commit.record, beside, self.now())
+            change = commits.Change(
+                document, commit.expected.revision, commit.expected.fence, stored_batch(commit)
+            )
+            size = len(document["body"]) + sum(map(entry_bytes, beside.unflushed))
+            self._known.pop(key, None)  # until it is known whether this one happened
             outcome = await self._commits.submit(change, key, size, deadline)
         finally:
-            self._confirming.pop(key, None)
+            del self._confirming[key]
         if outcome is CommitOutcome.COMMITTED:
-            left = tuple(e for e in beside.unflushed if e["commit_id"] not in confirmed)
-            self._remember(key, beside._replace(unflushed=left))
-            self._flush(key, left)
+            beside = without(beside, confirmed)
+            self._remember(key, beside)
+            self._flush(key, beside.unflushed)
             if known.waits != beside.waits:
                 with suppress(StoreUnavailable):  # then whoever reads them leaves them out
                     await waits.forget(self._database, key, known.waits, beside.waits)
         return outcome
 
-    async def _with_room(self, key: Key, known: Known, entry: Document | None) -> Known:
-        """Return what is known, with what it still has to carry; put that into the log if it is too much."""
-        carried = sum(map(entry_bytes, known.unflushed))
-        if not carried or entry is None or carried + entry_bytes(entry) <= UNFLUSHED_MAX_BYTES:
-            return known
-        flushed = self._submit(key, known.unflushed)
+    async def _make_way(self, key: Key, commit: Commit, known: Known, entry: Document | None) -> None:
+        """Have in the log what has to be there before the commit. Raises StoreUnavailable, StorageError."""
+        if commit.record.deleted_at is not None:
+            await self._flushed(key)  # so that nothing of ours comes after the deletion
+        elif entry is not None and known.unflushed:
+            carried = sum(map(entry_bytes, known.unflushed))
+            if carried + entry_bytes(entry) > UNFLUSHED_MAX_BYTES:
+                await self._put(key, known.unflushed)
+            elif "starts" in entry and any("starts" in e for e in known.unflushed):
+                # Beside the record stands the current execution only: the one before must be found elsewhere.
+                with suppress(StorageError):
+                    await self._put(key, known.unflushed)
+
+    async def _put(self, key: Key, entries: Sequence[Document]) -> None:
+        """Put entries into the log, now. Raises StoreUnavailable, StorageError."""
+        flushed = self._submit(key, entries)
         _, late = await asyncio.wait(flushed, timeout=self._patience_s)
         if late:
             raise StoreUnavailable(TOO_SLOW)
         for future in flushed:
             future.result()
-        return known._replace(unflushed=())
 
     async def _write_commits(self, group: Sequence[commits.Change]) -> Sequence[CommitOutcome | Exception]:
         return await commits.write(self._database, group)
@@ -351,8 +356,7 @@ class MongoStore:
             self._confirming[key].add(commit_id)
         known = self._known.get(key)
         if known is not None:
-            left = tuple(e for e in known.unflushed if e["commit_id"] != commit_id)
-            self._known[key] = known._replace(unflushed=left)
+            self._known[key] = without(known, {commit_id})
 
     async def renew(
         self, tenant_id: str, conversation_id: str, fence: int, owner: str, until: TimeMs, wake_at: TimeMs

@@ -175,9 +175,7 @@ class Client(Link):
         return RedisCluster(host, port, **options, **login(address))
 
     async def _leave(self, redis: Commands) -> None:
-        if (
-            self._calls
-        ):  # each ends within its second; one that outlived the pool would leave a connection open
+        if self._calls:  # each ends within its second; beyond the pool's end it would leave a connection
             await asyncio.wait(self._calls)
         with contextlib.suppress(RedisError, OSError):
             if isinstance(redis, RedisCluster):
