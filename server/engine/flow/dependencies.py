@@ -5,21 +5,13 @@ Made once when a flow is compiled. A name is ``slots.x`` or ``variables.x``; who
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from server.engine.flow.expressions import Expression
-from server.engine.flow.model import Path, Slot, Step
+from server.engine.flow.model import Link, Path, Slot, Step
 
 SCOPES: Final = frozenset({"slots", "variables"})
 ALL: Final = "*"
-
-
-class Link(NamedTuple):
-    """What a step saves, and the names that this rests on. A step may have several, or save nothing."""
-
-    step_id: str
-    reads: frozenset[Path]
-    saves: frozenset[Path]
 
 
 def names_in(expressions: Iterable[Expression]) -> frozenset[Path]:

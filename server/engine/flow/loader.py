@@ -25,10 +25,18 @@ from server.engine.flow.model import (
     Slot,
     SlotType,
     Step,
-    StepType,
     Validation,
 )
-from server.engine.flow.node import COMMON_FIELDS, FLOW_ID, NAME, Findings, Node, Subflow, did_you_mean
+from server.engine.flow.node import (
+    COMMON_FIELDS,
+    FLOW_ID,
+    NAME,
+    Findings,
+    Node,
+    StepType,
+    Subflow,
+    did_you_mean,
+)
 from server.engine.flow.phones import regions
 from server.engine.flow.slots import SlotInvalid, fold, normalise
 from server.engine.flow.source import Fields, SourceInvalid, Tree, read_source

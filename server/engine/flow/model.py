@@ -6,14 +6,10 @@ no errors. Step kinds live in ``server.engine.steps`` and derive from ``Step``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, get_args
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, get_args
 
 from server.engine.flow.expressions import Expression
 from server.engine.flow.templates import Template
-
-if TYPE_CHECKING:
-    from server.engine.flow.dependencies import Link
-    from server.engine.flow.node import Node
 
 Json = Any
 Path = tuple[str, ...]
@@ -165,14 +161,12 @@ class Step(Protocol):
         ...
 
 
-class StepType(Protocol):
-    """What ``server.engine.steps.step_types()`` lists: a step class that parses itself."""
+class Link(NamedTuple):
+    """What a step saves, and the names that this rests on. A step may have several, or save nothing."""
 
-    keyword: str
-
-    def parse(self, node: "Node", common: StepCommon) -> Step:
-        """Read the step's own keys; problems are recorded at the node, never raised."""
-        ...
+    step_id: str
+    reads: frozenset[Path]
+    saves: frozenset[Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +194,7 @@ class Flow:
     sha256: str
     warnings: tuple[Problem, ...] = ()
     subflows: tuple[str, ...] = ()
-    links: "tuple[Link, ...]" = ()
+    links: tuple[Link, ...] = ()
 
     def step(self, step_id: str) -> Step:
         """Return a step.

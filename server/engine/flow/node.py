@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Final, overload
+from typing import Any, Final, Protocol, overload
 
 from server.engine.flow.expressions import Expression, ExpressionInvalid, compile_expression
 from server.engine.flow.model import (
@@ -21,6 +21,7 @@ from server.engine.flow.model import (
     Problem,
     Retry,
     Severity,
+    Step,
     StepCommon,
 )
 from server.engine.flow.source import Fields, Items, Leaf, Tree, plain
@@ -589,6 +590,16 @@ class Node:
                 self._findings.add(
                     "unknown-field", f'{self._what} has no field "{key[:60]}"', (name.line, name.column), hint
                 )
+
+
+class StepType(Protocol):
+    """What ``server.engine.steps.step_types()`` lists: a step class that parses itself."""
+
+    keyword: str
+
+    def parse(self, node: Node, common: StepCommon) -> Step:
+        """Read the step's own keys; problems are recorded at the node, never raised."""
+        ...
 
 
 def _leaves_of(tree: Tree) -> Iterator[Leaf]:

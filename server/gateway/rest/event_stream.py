@@ -17,8 +17,8 @@ from protocol.frames import Resume
 from server.auth.principal import Principal
 from server.delivery import frames
 from server.gateway.rest.envelope import Receive, Scope, Send
+from server.gateway.rest.sse import HEARTBEAT, EventStream, StreamEnded, event_bytes, place_bytes
 from server.gateway.rest.streams import Streams, StreamWatcher
-from server.gateway.sse import HEARTBEAT, EventStream, StreamEnded, event_bytes, place_bytes
 from server.handlers.services import Services
 
 HEARTBEAT_S: Final = 15.0

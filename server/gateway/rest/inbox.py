@@ -12,8 +12,8 @@ from server.dispatch import refusal_of
 from server.gateway.rest.api import Api, Asked
 from server.gateway.rest.envelope import Receive, Scope, Send, exchange_of, json_response
 from server.gateway.rest.pages import PAGE_PARAMETERS, cursor_of, read_cursor, read_limit
+from server.gateway.rest.sse import HEARTBEAT, EventStream, StreamEnded, event_bytes
 from server.gateway.rest.streams import enter
-from server.gateway.sse import HEARTBEAT, EventStream, StreamEnded, event_bytes
 from server.handlers.inbox import inbox_item, inbox_page, settled_item, waiting
 from server.handlers.services import Services
 from server.limits.connections import ConnectionCounter

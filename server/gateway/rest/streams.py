@@ -16,7 +16,7 @@ from server.auth.principal import Principal
 from server.delivery.hub import Hub, Standing
 from server.delivery.outbox import Outbox
 from server.delivery.topic import Subscription
-from server.gateway.sse import EventStream
+from server.gateway.rest.sse import EventStream
 from server.limits.connections import ConnectionCounter, ConnectionRefusal
 
 PAUSE_BYTES: Final = 64 * 1024

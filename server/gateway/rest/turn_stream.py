@@ -18,8 +18,8 @@ from server.auth.principal import Principal
 from server.engine.reducer import conversation_not_found
 from server.engine.types import Accepted, Command
 from server.gateway.rest.envelope import Receive, Scope, Send
+from server.gateway.rest.sse import HEARTBEAT, EventStream, StreamEnded, event_bytes
 from server.gateway.rest.streams import Streams, StreamWatcher
-from server.gateway.sse import HEARTBEAT, EventStream, StreamEnded, event_bytes
 from server.handlers.command import accept
 from server.handlers.conversations import look_again, receipt
 from server.handlers.executions import READING
