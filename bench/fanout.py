@@ -1,17 +1,26 @@
-"""One speaks at one instance, many listen at another: every message reaches all of them over the bus."""
+"""One speaks at one instance, many listen at another: every message reaches all of them over the bus.
+
+The listeners share a core with everything but the instance that delivers, so they do as little as proves the
+point, and the same for both sides. A message is the same bytes for everybody: who is the first to hear it looks
+at it closely, the others compare. So each is known to have heard every message, whole and once, and in order
+where that is promised: python-socketio publishes what is said at once over several connections, in any order.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import cycle
-from typing import Final, NamedTuple
-
-from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from typing import Final, NamedTuple, cast
 
 from bench.load import FORM, READY_SECONDS
 from bench.servers import Server, token
+from bench.sockets import frame_size, text_frame, upgrade
 
 CONVERSATION: Final = "bench-fanout"
+KEY: Final = "fanout-"
+DIGITS: Final = 12
+"""What is said bears its number: 0 is what is said before anybody listens."""
 SETTLE_SECONDS: Final = 20.0
 
 
@@ -20,12 +29,16 @@ class Flood(NamedTuple):
     delivering server's processor time for one in µs."""
 
     rate: float
-    latencies: list[float]
+    latencies: Sequence[float]
     cpu_us: float
 
 
 class Fanout:
-    """A speaker at ``speaks`` and ``watchers`` listeners at ``listens``, two instances of one deployment."""
+    """A speaker at ``speaks`` and ``watchers`` listeners at ``listens``, two instances of one deployment.
+
+    Attributes:
+        told: the frame of each message, by its number, as who was first has heard it.
+    """
 
     def __init__(self, speaks: Server, listens: Server, watchers: int) -> None:
         self._speaks, self._listens, self._count = speaks, listens, watchers
@@ -35,16 +48,17 @@ class Fanout:
         self._all_heard = asyncio.Event()
         self._heard = 0
         self._sent_at: list[float] = []
-        self._latencies: list[float] = []
+        self._latencies = array("d")
+        self._wrong: str | None = None
+        self.told: dict[int, bytes] = {}
 
     async def open(self) -> "Fanout":
         """Connect everybody, and hear one message through."""
         await self._connect(self._speaks, 0)
-        await self._speak()
+        self._speaker.speak()  # so that there is something to watch
         await asyncio.wait_for(self._speaker.answered.wait(), READY_SECONDS)
         for number in range(1, self._count + 1):
             await self._connect(self._listens, number)
-        self._sent_at.clear()
         await self._speak()
         await self._heard_by_all(len(self._sent_at))
         return self
@@ -74,10 +88,10 @@ class Fanout:
     def close(self) -> None:
         """Disconnect everybody."""
         for person in self._people:
-            person.transport.disconnect()
+            person.transport.close()
 
     async def _measure(self, speak: Callable[[], Awaitable[None]]) -> Flood:
-        self._latencies = []
+        self._latencies = array("d")
         began, cpu = time.perf_counter(), self._listens.cpu_seconds()
         await speak()
         await self._heard_by_all(len(self._sent_at))
@@ -90,13 +104,11 @@ class Fanout:
         return self._people[0]
 
     async def _connect(self, server: Server, number: int) -> None:
-        kind = self._kind
-        headers = {"Sec-WebSocket-Protocol": kind.subprotocol} if kind.subprotocol else None
-        url = f"ws://127.0.0.1:{server.port}{kind.path}"
-        _, person = await ws_connect(lambda: kind(self, number), url, extra_headers=headers)
-        assert isinstance(person, Person)
-        await asyncio.wait_for(person.ready.wait(), READY_SECONDS)
+        loop = asyncio.get_running_loop()
+        _, person = await loop.create_connection(lambda: self._kind(self, number), "127.0.0.1", server.port)
         self._people.append(person)
+        await asyncio.wait_for(person.ready.wait(), READY_SECONDS)
+        self._check()
 
     async def _speak(self) -> None:
         self._sent_at.append(time.perf_counter())
@@ -109,6 +121,12 @@ class Fanout:
         if self._heard < self._awaited:
             self._all_heard.clear()
             await asyncio.wait_for(self._all_heard.wait(), SETTLE_SECONDS)
+        self._check()
+
+    def _check(self) -> None:
+        """Raise RuntimeError where somebody was told what should not have come."""
+        if self._wrong is not None:
+            raise RuntimeError(self._wrong)
 
     def heard(self, number: int) -> None:
         """Count that a listener has heard the message of that number."""
@@ -117,45 +135,110 @@ class Fanout:
         if self._heard == self._awaited:
             self._all_heard.set()
 
+    def fail(self, why: str) -> None:
+        """End the run: what is measured is not what should be."""
+        self._wrong = why
+        self._all_heard.set()
 
-class Person(WSListener):
+
+class Person(asyncio.Protocol):
     """One client: the speaker is number 0. Subclasses know how a server is greeted and spoken to."""
 
     path = "/v1/ws"
     subprotocol: str | None = "parley.v1"
+    keeps_order = True
 
     def __init__(self, fanout: Fanout, number: int) -> None:
-        self.transport: WSTransport
+        self.transport: asyncio.Transport
         self.ready = asyncio.Event()
         self.answered = asyncio.Event()
-        self.spoken = 0
         self._fanout = fanout
         self._number = number
+        self._spoken = 0
         self._heard = 0
+        self._early: set[int] = set()
+        self._upgraded = False
+        self._rest = b""
         self._texts = cycle(FORM)
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self.transport = transport
-        self.greet()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
+        self.transport.write(upgrade(self.path, self.subprotocol))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come: most often the very next message, and nothing else."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        if not self._upgraded:
+            data = self._after_upgrade(data)
+        told, fanout, at = self._fanout.told, self._fanout, 0
+        while at < len(data):
+            heard = self._heard
+            frame = told.get(heard)
+            if frame is not None and data.startswith(frame, at):
+                at += len(frame)
+                self._heard = heard + 1
+                fanout.heard(heard)
+                continue
+            head, size = frame_size(data, at)
+            if len(data) - at < size:
+                self._rest = data[at:]
+                return
+            self.on_payload(data[at + head : at + size], data[at : at + size])
+            at += size
+
+    def _after_upgrade(self, data: bytes) -> bytes:
+        head, end, rest = data.partition(b"\r\n\r\n")
+        if not end:
+            self._rest = data
+            return b""
+        if b" 101 " not in head:
+            self.fail(head)
+        self._upgraded = True
+        self.on_upgraded()
+        return rest
 
     def speak(self) -> None:
         """Say the next thing."""
-        self.spoken += 1
         text = next(self._texts)
-        frame = (
-            f'{{"type":"process","id":"{self.spoken}","conversation_id":"{CONVERSATION}",'
-            f'"idempotency_key":"fanout-{self.spoken:012d}","content":{{"type":"text","text":"{text}"}}}}'
+        self.send(
+            self.packet(
+                f'{{"type":"process","id":"{self._spoken + 1}","conversation_id":"{CONVERSATION}",'
+                f'"idempotency_key":"{KEY}{self._spoken:0{DIGITS}d}","content":{{"type":"text","text":"{text}"}}}}'
+            )
         )
-        self.transport.send(WSMsgType.TEXT, self.packet(frame).encode())
+        self._spoken += 1
 
-    def hear(self, messages: int) -> None:
-        """Count what has come."""
-        for _ in range(messages):
-            self._fanout.heard(self._heard)
+    def hear(self, frame: bytes) -> None:
+        """Take a message that nobody has heard before, or not at its place."""
+        key = frame.index(KEY.encode())
+        number = int(frame[key + len(KEY) : key + len(KEY) + DIGITS]) - 1
+        is_new = number >= self._heard and number not in self._early
+        is_next = number == self._heard or not self.keeps_order
+        if not (is_new and is_next and frame == self._fanout.told.setdefault(number, frame)):
+            self.fail(frame)
+            return
+        self._early.add(number)
+        while self._heard in self._early:
+            self._early.remove(self._heard)
             self._heard += 1
+        self._fanout.heard(number)
 
-    def greet(self) -> None:
+    def send(self, text: str) -> None:
+        """Send a frame."""
+        self.transport.write(text_frame(text.encode()))
+
+    def fail(self, what: bytes) -> None:
+        """End the run, in which ``what`` has come instead of something better."""
+        self.ready.set()
+        self._fanout.fail(f"number {self._number} was told {what[:2000].decode(errors='replace')}")
+
+    def on_upgraded(self) -> None:
         """Do what must come before the first message."""
+
+    def on_payload(self, payload: bytes, frame: bytes) -> None:
+        """Take anything else than the message that others have heard before."""
+        raise NotImplementedError
 
     def packet(self, frame: str) -> str:
         """Return a frame as it is sent."""
@@ -165,28 +248,29 @@ class Person(WSListener):
 class ParleyPerson(Person):
     """The speaker watches nothing; everybody else is a service that may read the conversation."""
 
-    def greet(self) -> None:
+    def on_upgraded(self) -> None:
         if self._number:
             bearer = token(f"watcher-{self._number}", scope="conversations:read")
-            hello = f'{{"type":"hello","id":"hello","token":"{bearer}","conversation_id":"{CONVERSATION}"}}'
+            self.send(
+                f'{{"type":"hello","id":"hello","token":"{bearer}","conversation_id":"{CONVERSATION}"}}'
+            )
         else:
-            hello = f'{{"type":"hello","id":"hello","token":"{token("speaker")}"}}'
-        self.transport.send(WSMsgType.TEXT, hello.encode())
+            self.send(f'{{"type":"hello","id":"hello","token":"{token("speaker")}"}}')
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        payload = frame.get_payload_as_bytes()
-        if payload.startswith(b'{"type":"events"'):
-            self.hear(payload.count(b'"turn.completed"'))
+    def on_payload(self, payload: bytes, frame: bytes) -> None:
+        if payload.startswith(b'{"type":"events"') and b'"turn.completed"' in payload:
+            self.hear(frame)
         elif payload.startswith(b'{"type":"ack"'):
             self.answered.set()
         elif payload.startswith(b'{"type":"ping"'):
-            transport.send(WSMsgType.TEXT, b'{"type":"pong"}')
-        elif (payload.startswith(b'{"type":"welcome"') and not self._number) or payload.startswith(
-            b'{"type":"snapshot"'
-        ):
+            self.send('{"type":"pong"}')
+        elif payload.startswith(b'{"type":"welcome"'):
+            if not self._number:
+                self.ready.set()
+        elif payload.startswith(b'{"type":"snapshot"'):
             self.ready.set()
-        elif payload.startswith(b'{"type":"error"'):
-            raise RuntimeError(payload[:2000].decode(errors="replace"))
+        else:
+            self.fail(payload)
 
 
 class SocketioPerson(Person):
@@ -194,22 +278,24 @@ class SocketioPerson(Person):
 
     path = "/socket.io/?EIO=4&transport=websocket"
     subprotocol = None
+    keeps_order = False
 
     def packet(self, frame: str) -> str:
-        return f'42{self.spoken}["process",{frame}]'
+        return f'42{self._spoken}["process",{frame}]'
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        payload = frame.get_payload_as_bytes()
+    def on_payload(self, payload: bytes, frame: bytes) -> None:
         if payload.startswith(b"42"):
-            self.hear(1)
+            self.hear(frame)
         elif payload.startswith(b"43"):
             self.answered.set()
         elif payload == b"2":
-            transport.send(WSMsgType.TEXT, b"3")
+            self.send("3")
         elif payload.startswith(b"40"):
             self.ready.set()
         elif payload.startswith(b"0"):
-            transport.send(WSMsgType.TEXT, b"40" if self._number else b'40{"speaks":true}')
+            self.send("40" if self._number else '40{"speaks":true}')
+        else:
+            self.fail(payload)
 
 
 KINDS: Final[dict[str, type[Person]]] = {"parley": ParleyPerson, "socketio-fanout": SocketioPerson}

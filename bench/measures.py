@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -72,7 +73,7 @@ class Latencies:
     def __init__(self) -> None:
         self._all: list[float] = []
 
-    def add(self, latencies: list[float]) -> None:
+    def add(self, latencies: Sequence[float]) -> None:
         """Take in one round."""
         self._all.extend(latencies)
 

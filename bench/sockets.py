@@ -6,11 +6,6 @@ from typing import Final, NamedTuple, cast
 
 from bench.servers import Server, token
 
-UPGRADE: Final = (
-    b"GET /v1/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Protocol: parley.v1\r\n\r\n"
-)
 CLOSE: Final = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
 """Close 1000. All frames here are masked with zeros, which leaves their payload as it is (RFC 6455, 5.3)."""
 OPEN_SECONDS: Final = 20.0
@@ -21,6 +16,28 @@ def text_frame(payload: bytes) -> bytes:
     size = len(payload)
     head = bytes((0x81, 0x80 | size)) if size < 126 else b"\x81\xfe" + size.to_bytes(2, "big")
     return head + b"\0\0\0\0" + payload
+
+
+def upgrade(path: str = "/v1/ws", subprotocol: str | None = "parley.v1") -> bytes:
+    """Return the request that opens a WebSocket."""
+    offer = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
+    ).encode()
+
+
+def frame_size(data: bytes, at: int) -> tuple[int, int]:
+    """Return how long a server's frame that begins ``at`` is: its head, and with its payload.
+
+    Both are more than there is where not even the head has come.
+    """
+    length = data[at + 1] if len(data) - at > 1 else 0
+    head = {126: 4, 127: 10}.get(length, 2)
+    if len(data) - at < head:
+        return head, head
+    size = length if head == 2 else int.from_bytes(data[at + 2 : at + head], "big")
+    return head, head + size
 
 
 def hello(number: int) -> bytes:
@@ -43,7 +60,7 @@ class Socket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
-        self.transport.write(UPGRADE)
+        self.transport.write(upgrade())
 
     def data_received(self, data: bytes) -> None:
         self._seen += data
