@@ -217,11 +217,14 @@ class Topic:
         self.delivered = commit.last_offset
         if self.partials:
             self._end_partials(commit)
+        last, audience, frame = commit.last_offset, None, b""
         for subscription in self.subscriptions:
-            if subscription.live and subscription.to < commit.last_offset:
-                frame = commit.frame(subscription.audience)
+            if subscription.live and subscription.to < last:
+                if subscription.audience != audience:
+                    audience = subscription.audience
+                    frame = commit.frame(audience)
                 if len(frame) <= FRAME_MAX_BYTES:
-                    subscription.put(frame, commit.last_offset)
+                    subscription.put(frame, last)
                 else:
                     self._leave_behind(subscription)
 

@@ -23,7 +23,7 @@ from server.delivery.outbox import Outbox
 from server.delivery.topic import Subscription
 from server.dispatch import dispatch, refusal_of
 from server.gateway.wheel import Wheel
-from server.gateway.wire import EXTENSION, WebSocketWire
+from server.gateway.wire import EXTENSION, Cork, WebSocketWire
 from server.handlers import hello
 from server.handlers.services import Services
 from server.limits.connections import ConnectionCounter
@@ -73,6 +73,7 @@ class Gateway:
         self.wheel = wheel
         self.now_ms = now_ms
         self.connections: set[Connection] = set()
+        self.cork = Cork()
         self.draining = False
         self._headers = [(INSTANCE_HEADER, instance_id.encode())]
 
@@ -153,6 +154,7 @@ class Connection:
         self.timezone: str | None = None
         self.principal = _NOBODY
         self.subscriptions: dict[str, Subscription] = {}
+        wire.cork = gateway.cork
         self.outbox = wire.outbox = Outbox(wire, gateway.wheel.stalled)
         gateway.connections.add(self)
         gateway.wheel.add(self, self._session.deadline_ms)

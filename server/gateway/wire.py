@@ -10,9 +10,12 @@ What it adds to ``websockets-sansio``, and why:
 An application finds it in its scope as ``extensions["parley.wire"]``.
 """
 
+import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+import structlog
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame
@@ -27,6 +30,8 @@ CLOSE_TIMEOUT_S: Final = 5.0
 """How long a peer has to answer a close frame before its socket is aborted."""
 CORK_BYTES: Final = 64 * 1024
 """More than this is handed to the transport at once, so that its back-pressure is felt."""
+CORKED_A_TURN: Final = 50
+"""So many sockets are written to before others get the event loop: about a quarter of a millisecond."""
 PONG_BACKLOG_BYTES: Final = 64 * 1024
 
 _SHORT, _MIDDLE = 126, 65536
@@ -35,22 +40,31 @@ _TEXT: Final = 0x81
 _BAD_HANDSHAKE: Final = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class WebSocketWire(WebSocketsSansIOProtocol):
-    """One socket. Implements ``server.delivery.outbox.Wire``."""
+_log = structlog.get_logger(__name__)
 
-    outbox: Outbox | None = None
-    _corked: list[bytes] | None = None
-    _corked_bytes = 0
 
-    # --- for the outbox ---------------------------------------------------------------------------
+class Cork:
+    """What one step of the event loop writes, on all sockets, until that step is over.
 
-    def write(self, payload: bytes) -> None:
-        """Send one text frame; see ``Wire``.
+    So a commit's events and its ack leave in one system call, which costs more than all else about them; so
+    do, under load, commits that came together. What hundreds watch leaves in parts, with room for others
+    between them, and is framed once.
+    """
 
-        The frame is made here: without compression a server's frame is a header and the payload, and
-        the generic path costs as much as encoding the JSON. What is written in one step of the event
-        loop (a commit's events and its ack) leaves in one system call, which costs more than the rest.
+    __slots__ = ("_frame", "_payload", "_wires")
+
+    def __init__(self) -> None:
+        self._wires: list[WebSocketWire] = []
+        self._payload = self._frame = b""
+
+    def frame(self, payload: bytes) -> bytes:
+        """Return the text frame of ``payload``.
+
+        It is made here: without compression a server's frame is a header and the payload, and the generic
+        path costs as much as encoding the JSON.
         """
+        if payload is self._payload:
+            return self._frame
         size = len(payload)
         if size < _SHORT:
             header = bytes((_TEXT, size))
@@ -58,20 +72,57 @@ class WebSocketWire(WebSocketsSansIOProtocol):
             header = b"\x81\x7e" + size.to_bytes(2, "big")
         else:
             header = b"\x81\x7f" + size.to_bytes(8, "big")
-        if self._corked is None:
-            self._corked = [header, payload]
-            self._corked_bytes = size
-            self.loop.call_soon(self._uncork)
-        else:
-            self._corked += (header, payload)
-            self._corked_bytes += size
-        if self._corked_bytes > CORK_BYTES:
-            self._uncork()
+        self._payload, self._frame = payload, header + payload
+        return self._frame
 
-    def _uncork(self) -> None:
+    def hold(self, wire: "WebSocketWire") -> None:
+        """Have ``wire`` uncorked behind this step."""
+        if not self._wires:
+            asyncio.get_running_loop().call_soon(self._step_over)
+        self._wires.append(wire)
+
+    def _step_over(self) -> None:
+        wires, self._wires = self._wires, []
+        self._uncork(wires, 0)
+
+    def _uncork(self, wires: "Sequence[WebSocketWire]", first: int) -> None:
+        for wire in wires[first : first + CORKED_A_TURN]:
+            try:
+                wire.uncork()
+            except Exception:  # noqa: BLE001 - one socket's end must not keep what is the others'
+                _log.exception("socket_write_failed")
+        if first + CORKED_A_TURN < len(wires):
+            asyncio.get_running_loop().call_soon(self._uncork, wires, first + CORKED_A_TURN)
+
+
+class WebSocketWire(WebSocketsSansIOProtocol):
+    """One socket. Implements ``server.delivery.outbox.Wire``."""
+
+    cork: Cork
+    outbox: Outbox | None = None
+    _corked: list[bytes] | None = None
+    _corked_bytes = 0
+
+    # --- for the outbox ---------------------------------------------------------------------------
+
+    def write(self, payload: bytes) -> None:
+        """Send one text frame; see ``Wire``."""
+        frame = self.cork.frame(payload)
+        if self._corked is None:
+            self._corked = [frame]
+            self._corked_bytes = len(frame)
+            self.cork.hold(self)
+        else:
+            self._corked.append(frame)
+            self._corked_bytes += len(frame)
+        if self._corked_bytes > CORK_BYTES:
+            self.uncork()
+
+    def uncork(self) -> None:
+        """Give the transport what was written."""
         corked, self._corked, self._corked_bytes = self._corked, None, 0
         if corked is not None and self.conn.state is OPEN and not self.disconnected:
-            self.transport.write(b"".join(corked))
+            self.transport.write(corked[0] if len(corked) == 1 else b"".join(corked))
 
     def unsent_bytes(self) -> int:
         """Return what the operating system has not taken; see ``Wire``."""
@@ -81,7 +132,7 @@ class WebSocketWire(WebSocketsSansIOProtocol):
         """Close, and abort if the peer does not answer in time; see ``Wire``."""
         if self.close_sent or self.disconnected:
             return
-        self._uncork()
+        self.uncork()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         try:
             self.conn.send_close(code, reason)
