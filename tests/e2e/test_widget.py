@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
 
 from tests.e2e.test_page import ECHO, MARKUP, QUESTIONS, REFUND, clean, desk, project, resolved, wire_error
 from tests.support.browser import Script, context_of, pending, running_browser, tab, violations, visit
-from tests.support.commands import Dev, parley
+from tests.support.commands import ROOT, Dev, parley
+from tests.support.pages import blocks_of
 from tests.support.ports import free_port
 from tests.support.site import Site
 from tests.support.widget import Widget
 
+README_SERVER = "http://127.0.0.1:8765"
+README_LINES = next(block.text for block in blocks_of(ROOT / "README.md") if block.language == "html")
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
 pytestmark = pytest.mark.needs("browser")
@@ -119,6 +123,17 @@ def talks(faq: Dev, site: Site, opens: Opens) -> Opens:
 
 
 # --- journeys -------------------------------------------------------------------------------------
+
+
+def test_the_two_lines_of_the_readme_are_a_chat(tmp_path: Path, site: Site, opens: Opens) -> None:
+    """They alone, in a page that has nothing else, of an origin that the server lets in."""
+    with serving(project(tmp_path, "booking"), site) as dev:
+        lines = README_LINES.replace(README_SERVER, dev.url)
+        assert len(lines.splitlines()) == 2
+        widget = opens(site.file("first", lines.encode(), "text/html"))
+        widget.open()
+        widget.say("I need a checkup")
+        widget.until("Which day?")
 
 
 def test_an_appointment_is_booked_with_the_mouse(tmp_path: Path, site: Site, opens: Opens) -> None:
@@ -487,8 +502,21 @@ def test_a_blocked_origin_is_told_how_to_be_let_in(faq: Dev, site: Site, opens: 
         expect(widget.trouble).to_contain_text(
             f"This page's origin, {stranger.url}, may not connect to {faq.url}."
         )
-        expect(widget.trouble).to_contain_text("PARLEY_ORIGINS")
+        expect(widget.trouble).to_contain_text(f"start the server with PARLEY_ORIGINS={stranger.url},")
         expect(widget.trouble.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_a_page_that_is_opened_as_a_file_is_told_to_be_served(faq: Dev, tmp_path: Path, opens: Opens) -> None:
+    """It has no origin that a server could let in, whatever its address looks like."""
+    page = tmp_path / "page.html"
+    page.write_text(README_LINES.replace(README_SERVER, faq.url))
+    widget = opens(page.as_uri(), friends=(urlsplit(faq.url).netloc,))
+    widget.visited.forgiven = "CORS policy"
+    widget.visited.open()
+    widget.launcher.click()
+    widget.state("stopped")
+    expect(widget.trouble).to_contain_text("serve the page over http")
+    expect(widget.trouble).not_to_contain_text("file://")
 
 
 def test_a_socket_that_is_closed_for_its_origin_says_the_same(scripted: Scripted, site: Site) -> None:

@@ -22,13 +22,11 @@ export class Trouble extends Error {
 
 /** Say which setting lets a page in. */
 export function blocked(server: string): string {
-  const { origin } = location;
-  return (
-    `This page's origin, ${origin}, may not connect to ${server}. ` +
-    (origin === "null"
-      ? "A file that is opened from the disk has none: serve the page over http."
-      : `Let it in: add it to PARLEY_ORIGINS of the server, or to the key's origins: parley origins add ${origin} --key KEY_ID.`)
-  );
+  const { origin } = self; // and not of `location`, which gives files and sandboxed frames one that nobody sends
+  const told = `This page's origin, ${origin}, may not connect to ${server}. `;
+  return origin === "null"
+    ? `${told}A file that is opened from the disk has none, nor has a sandboxed frame: serve the page over http.`
+    : `${told}Let it in: start the server with PARLEY_ORIGINS=${origin}, or, where the page has a key, add it to that: parley origins add ${origin} --key KEY_ID.`;
 }
 
 /** Makes and renews a visitor. Two tabs make one. */
