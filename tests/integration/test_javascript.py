@@ -18,6 +18,7 @@ pytestmark = pytest.mark.needs("node")
 
 ROOT = Path(__file__).parents[2]
 README = CLIENTS / "javascript" / "README.md"
+VECTORS = ROOT / "protocol" / "vectors"
 HOW_TO = ROOT / "docs" / "how-to" / "build-a-front-end.md"
 
 
@@ -78,6 +79,25 @@ def site(tmp_path: Path) -> Iterator[str]:
 def server(tmp_path: Path, site: str) -> Iterator[ServerProcess]:
     with server_process(tmp_path, PARLEY_ORIGINS=site) as server:
         yield server
+
+
+@pytest.mark.needs("browser")
+def test_the_golden_vectors_hold_in_chromium(site: str, tmp_path: Path) -> None:
+    """The file that Vitest runs in Node, with what a page has not in place of Vitest and Node."""
+    shutil.copytree(VECTORS, tmp_path / "protocol" / "vectors")
+    page_of_tests = "clients/javascript/tests/vectors.js"
+    instead = dict.fromkeys(("vitest", "node:fs"), "./tests/in-a-page.ts")
+    bundle("tests/vectors.test.ts", tmp_path / page_of_tests, platform="browser", instead=instead)
+    with running_browser() as browser:
+        page = browser.new_page()
+        page.goto(site)
+        ran = page.evaluate(f"import('/{page_of_tests}').then(() => ran)")
+    assert [case for case in ran if case["failure"]] == []
+    files = [
+        json.loads((VECTORS / f"{name}.json").read_text())
+        for name in ("client_cursor", "close_codes", "decoding")
+    ]
+    assert len(ran) == sum(len(file.get("server_frames") or file["cases"]) for file in files) > 100
 
 
 @pytest.mark.needs("browser")

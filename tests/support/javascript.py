@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -22,11 +22,15 @@ def is_usable() -> bool:
     return shutil.which("node") is not None and BUILT.exists()
 
 
-def bundle(source: str, target: Path, *, platform: str) -> Path:
-    """Put a file of ``clients/javascript`` and all that it imports into one, as applications do."""
+def bundle(source: str, target: Path, *, platform: str, instead: Mapping[str, str] | None = None) -> Path:
+    """Put a file of ``clients/javascript`` and all that it imports into one, as applications do.
+
+    ``instead`` has files of ours in place of packages.
+    """
     esbuild = CLIENTS / "node_modules" / ".bin" / "esbuild"
     # as applications do: by package.json and not by this folder's own tsconfig
     options = ["--bundle", "--format=esm", f"--platform={platform}", "--tsconfig-raw={}"]
+    options += [f"--alias:{package}={file}" for package, file in (instead or {}).items()]
     command = [str(esbuild), source, *options]
     subprocess.run(
         [*command, f"--outfile={target}", "--log-level=warning"],
