@@ -2,8 +2,9 @@
 
     python -m bench.peers.mongo_driver URL CALLERS SECONDS
 
-Each caller has a conversation: a compare-and-set of a document as long as ours, and the document of its
-events, which goes into the log with those of other callers that wait at that moment. Prints ``rate``,
+Each caller has a conversation: a compare-and-set of a document equal to ours, and the document of its
+events, which goes into the log with those of other callers that wait at that moment. Fields, lengths and
+indexes are those of a turn of the benchmark's form, as a command listener saw them. Prints ``rate``,
 ``latencies`` and ``cpu_us`` as JSON.
 """
 
@@ -18,8 +19,11 @@ from typing import Any, Final
 import uvloop
 from pymongo import AsyncMongoClient, WriteConcern
 
-BODY: Final = os.urandom(1500)
-EVENTS: Final = os.urandom(1800)
+from storage.mongo.schema import INDEXES, make
+
+BODY: Final = os.urandom(2000)
+ACCEPTED: Final = os.urandom(512)
+EVENTS: Final = os.urandom(2150)
 
 
 class Log:
@@ -47,38 +51,50 @@ class Log:
         self._task = None
 
 
+def _document(place: dict[str, str], revision: int, unflushed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a conversation."""
+    return {
+        **place, "revision": revision, "fence": 0, "commit_id": secrets.token_hex(16), "epoch": "e" * 21,
+        "offset": revision * 6, "body": BODY, "status": "waiting_input", "flow_id": "form",
+        "user_id": "user", "project_id": None, "active_at": 1_800_000_000_000, "execution_id": "x" * 36,
+        "execution_from": 1, "wake_at": 1_800_000_000_000, "accepted": ACCEPTED, "unflushed": unflushed,
+        "flush_at": 1_800_000_000_000,
+    }  # fmt: skip
+
+
+def _entry(revision: int) -> dict[str, Any]:
+    """Return the events of a turn."""
+    first = revision * 6 + 1
+    return {
+        "epoch": "e" * 21, "first_offset": first, "last_offset": first + 5,
+        "commit_id": secrets.token_hex(16), "key": f"{revision:021d}", "body_hash": "h" * 32,
+        "execution_id": "x" * 36, "messages": 2, "ended": [f"{revision:021d}"], "events": EVENTS,
+    }  # fmt: skip
+
+
 async def main(url: str, callers: int, seconds: float) -> None:
     """Measure and print."""
     client: Any = AsyncMongoClient(url)
     name = f"driver_{secrets.token_hex(4)}"
     database = client.get_database(name, write_concern=WriteConcern("majority", j=True))
-    await database.conversations.create_index([("tenant_id", 1), ("conversation_id", 1)], unique=True)
-    await database.events.create_index(
-        [("tenant_id", 1), ("conversation_id", 1), ("epoch", 1), ("first_offset", 1)], unique=True
-    )
+    await make(database, [index for index in INDEXES if index.collection in ("conversations", "events")])
     log = Log(database.events)
     latencies: list[float] = []
     measured = False
 
     async def call(number: int, until: float) -> None:
-        place = {"tenant_id": "bench", "conversation_id": f"c-{number}"}
-        document = {**place, "revision": 0, "fence": 0, "commit_id": "0" * 32, "body": BODY}
-        await database.conversations.insert_one(dict(document))
+        place = {"tenant_id": "bench", "conversation_id": f"bench-{number}"}
+        await database.conversations.insert_one(_document(place, 0, []))
+        revision = 0
         while (began := time.perf_counter()) < until:
-            revision = document["revision"]
-            assert isinstance(revision, int)
-            document |= {"revision": revision + 1, "commit_id": secrets.token_hex(16)}
+            entry = _entry(revision)
+            changed = _document(place, revision + 1, [entry])
             done = await database.conversations.replace_one(
-                {**place, "revision": revision, "fence": 0}, document
+                {**place, "revision": revision, "fence": 0}, changed
             )
             assert done.matched_count == 1
-            first = revision * 5 + 1
-            await log.insert(
-                {
-                    **place, "epoch": "e", "first_offset": first, "last_offset": first + 4,
-                    "commit_id": document["commit_id"], "key": secrets.token_hex(16), "events": EVENTS,
-                }
-            )  # fmt: skip
+            await log.insert({**place, **entry})
+            revision += 1
             if measured:
                 latencies.append(time.perf_counter() - began)
 
