@@ -122,8 +122,8 @@ class ConversationStore(Protocol):
     """
 
     detects_duplicates: bool
-    """Whether ``commit`` itself answers ``DUPLICATE`` for every key in the log. Where False (the log is
-    written after the record) the caller looks a key up with ``find_key`` before it reduces."""
+    """Whether ``commit`` itself answers ``DUPLICATE`` for every key in the log. Where False the caller
+    looks a key up with ``find_key`` before it reduces."""
 
     embedded: bool
     """Whether this process is the only one that can write, so that a cached record is fresh."""

@@ -5,18 +5,19 @@ The reply counts how many found their document. Where that is all of them, which
 committed; where it is none, none is. Otherwise the documents are read to see whose commit each holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from pymongo import InsertOne, ReplaceOne
 from pymongo.errors import BulkWriteError
 
-from storage.base import CommitOutcome, CommitUnknown, StorageError, StoreUnavailable
-from storage.models import EventBatch
-from storage.mongo.documents import Document, place, places
+from storage.base import Commit, CommitOutcome, CommitUnknown, StorageError, StoreUnavailable
+from storage.models import TimeMs
+from storage.mongo.documents import Document, Known, conversation_document, place, places, without
 from storage.mongo.driver import reading, writing
 from storage.mongo.log import DUPLICATE_KEY
 from storage.mongo.queries import batch_at
+from storage.rules import stored_batch
 
 _REFUSED: Final = frozenset({2, 13, 121, 10334, 17280, 17420})
 """BadValue, Unauthorized, DocumentValidationFailure, and of what is too large for a document or an index."""
@@ -24,27 +25,38 @@ Outcome = CommitOutcome | StorageError
 
 
 class Change(NamedTuple):
-    """One commit: the document it makes, of which revision and fence (None: an insert), and its batch."""
+    """One commit, with the bytes of its record and what is to stand beside it.
 
-    document: Document
-    revision: int | None
-    fence: int
-    batch: EventBatch | None
+    ``confirmed`` gets the ids of commits whose batches come into the log while this one waits.
+    """
+
+    commit: Commit
+    body: bytes
+    beside: Known
+    confirmed: Collection[str]
 
     @property
     def key(self) -> tuple[str, str]:
         """Whose it is."""
-        return self.document["tenant_id"], self.document["conversation_id"]
+        record = self.commit.record
+        return record.tenant_id, record.conversation_id
 
-    def request(self) -> Any:
-        """Return the statement."""
-        if self.revision is None:
-            return InsertOne(self.document)
-        wanted = {**place(*self.key), "revision": self.revision, "fence": self.fence}
-        return ReplaceOne(wanted, self.document)
+    @property
+    def is_insert(self) -> bool:
+        """Whether the conversation begins with it."""
+        return self.commit.expected.revision is None
+
+    def request(self, now: TimeMs) -> InsertOne[Document] | ReplaceOne[Document]:
+        """Return the statement, with a document that carries what is not in the log by now."""
+        record, expected = self.commit.record, self.commit.expected
+        document = conversation_document(record, self.body, without(self.beside, self.confirmed), now)
+        if expected.revision is None:
+            return InsertOne(document)
+        wanted = place(*self.key) | {"revision": expected.revision, "fence": expected.fence}
+        return ReplaceOne(wanted, document)
 
 
-async def write(database: Any, group: Sequence[Change]) -> list[Outcome]:
+async def write(database: Any, group: Sequence[Change], now: TimeMs) -> list[Outcome]:
     """Do a group of changes, of different conversations; return what became of each.
 
     Raises StoreUnavailable: none happened; CommitUnknown: any may have.
@@ -53,7 +65,7 @@ async def write(database: Any, group: Sequence[Change]) -> list[Outcome]:
     async with writing():
         try:
             result = await database.conversations.bulk_write(
-                [change.request() for change in group], ordered=False
+                [change.request(now) for change in group], ordered=False
             )
             matched = result.matched_count
         except BulkWriteError as error:
@@ -63,7 +75,7 @@ async def write(database: Any, group: Sequence[Change]) -> list[Outcome]:
             failed = {found["index"]: found["code"] for found in details["writeErrors"]}
             matched = details["nMatched"]
     outcomes = [_failure(failed[n]) if n in failed else CommitOutcome.COMMITTED for n in range(len(group))]
-    replaced = [n for n, change in enumerate(group) if change.revision is not None and n not in failed]
+    replaced = [n for n, change in enumerate(group) if not change.is_insert and n not in failed]
     if matched == len(replaced):
         return outcomes
     for n in replaced:
@@ -98,15 +110,15 @@ async def _settle(database: Any, changes: Sequence[Change]) -> list[Outcome]:
 
 
 async def _settled(database: Any, change: Change, row: Document | None) -> Outcome:
-    if row is None or row["revision"] < change.document["revision"]:
+    record, batch = change.commit.record, stored_batch(change.commit)
+    if row is None or row["revision"] < record.revision:
         return CommitOutcome.CONFLICT
-    if row["commit_id"] == change.document["commit_id"]:
+    if row["commit_id"] == record.commit_id:
         return CommitOutcome.COMMITTED
-    if row["revision"] == change.document["revision"]:
+    if row["revision"] == record.revision:
         return CommitOutcome.CONFLICT
-    if change.batch is None:
+    if batch is None:
         return CommitUnknown("a later commit hides whether this one happened")
-    batch = change.batch
     found = await batch_at(database, *change.key, batch.epoch, batch.first_offset)
     if found is not None and found.commit_id == batch.commit_id:
         return CommitOutcome.COMMITTED

@@ -16,9 +16,10 @@ from typing import Any, Final, NamedTuple
 from bson.int64 import Int64
 
 from storage.base import Commit, KeyRecord
-from storage.codec import decode_events, decode_record, encode_events, encode_record
+from storage.codec import decode_events, decode_record, encode_events
 from storage.listing import Listing, Wait, is_same, listing_of, says_it_all, waits_of
 from storage.models import Conversation, EventBatch, Lease, TimeMs
+from storage.mongo import accepted
 from storage.rules import digest, execution_of, stored_batch
 
 Document = dict[str, Any]
@@ -37,6 +38,7 @@ class Known(NamedTuple):
     execution_from: int = 0
     listing: Listing | None = None
     waits: tuple[Wait, ...] = ()
+    accepted: int | None = 0
 
 
 NOTHING: Final = Known(0, 0)
@@ -45,6 +47,8 @@ NOTHING: Final = Known(0, 0)
 
 def without(known: Known, commit_ids: Collection[str]) -> Known:
     """Return what is known, without the entries of these commits, which are in the log."""
+    if not commit_ids:
+        return known
     left = tuple([entry for entry in known.unflushed if entry["commit_id"] not in commit_ids])
     return known if len(left) == len(known.unflushed) else known._replace(unflushed=left)
 
@@ -105,6 +109,9 @@ def next_known(commit: Commit, known: Known, entry: Document | None) -> Known:
     execution_id = execution_of(record)
     started = entry is not None and "starts" in entry
     carried = () if record.deleted_at is not None else known.unflushed
+    accepts, key = known.accepted, None if entry is None else _command_key(entry)
+    if accepts is not None and key is not None:
+        accepts = accepted.with_key(accepts, key)
     return Known(
         record.revision,
         record.fence,
@@ -113,11 +120,12 @@ def next_known(commit: Commit, known: Known, entry: Document | None) -> Known:
         entry["first_offset"] if started and entry is not None else known.execution_from,
         listing,
         waits,
+        accepts,
     )
 
 
-def conversation_document(record: Conversation, beside: Known, now: TimeMs) -> Document:
-    """Return the whole document. Raises TypeError where a value of the record is not JSON."""
+def conversation_document(record: Conversation, body: bytes, beside: Known, now: TimeMs) -> Document:
+    """Return the whole document; ``body`` is the encoded record."""
     document: Document = {
         "tenant_id": record.tenant_id,
         "conversation_id": record.conversation_id,
@@ -126,7 +134,7 @@ def conversation_document(record: Conversation, beside: Known, now: TimeMs) -> D
         "commit_id": record.commit_id,
         "epoch": record.epoch,
         "offset": record.offset,
-        "body": encode_record(record),
+        "body": body,
     }
     if beside.listing is not None:
         document |= beside.listing._asdict()
@@ -137,6 +145,8 @@ def conversation_document(record: Conversation, beside: Known, now: TimeMs) -> D
         document["lease_owner"], document["lease_until"] = record.lease.owner, record.lease.until
     if record.wake_at is not None:
         document["wake_at"] = record.wake_at
+    if beside.accepted is not None:
+        document["accepted"] = accepted.to_bytes(beside.accepted)
     if beside.waits:
         document["waits"] = [list(wait) for wait in beside.waits]
     if beside.unflushed:
@@ -173,6 +183,7 @@ def known_of(document: Mapping[str, Any]) -> Known:
         document.get("execution_from", 0),
         listing,
         waits_in(document),
+        accepted.from_bytes(document["accepted"]) if "accepted" in document else None,
     )
 
 

@@ -4,6 +4,7 @@ Putting a batch there twice does nothing: a clash on its offset with the same co
 there. So nobody has to know who else tries.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +35,16 @@ class Placed(NamedTuple):
         """The document of ``events``."""
         return {"tenant_id": self.tenant_id, "conversation_id": self.conversation_id, **self.entry}
 
+    @property
+    def execution(self) -> Document:
+        """The document of ``executions`` where an execution starts here."""
+        return {
+            "tenant_id": self.tenant_id,
+            "execution_id": self.entry["execution_id"],
+            "conversation_id": self.conversation_id,
+            "first_offset": self.entry["first_offset"],
+        }
+
 
 async def write(database: Any, group: Sequence[Placed]) -> list[StorageError | None]:
     """Put entries into the log, and what they say of executions; return what was wrong with each.
@@ -41,21 +52,16 @@ async def write(database: Any, group: Sequence[Placed]) -> list[StorageError | N
     Raises StoreUnavailable: it is not known which are there.
     """
     starting = [placed for placed in group if "starts" in placed.entry]
-    if starting:
-        await insert(
-            database.executions,
-            [
-                {
-                    "tenant_id": placed.tenant_id,
-                    "execution_id": placed.entry["execution_id"],
-                    "conversation_id": placed.conversation_id,
-                    "first_offset": placed.entry["first_offset"],
-                }
-                for placed in starting
-            ],
-        )
     batches = [placed for placed in group if "events" in placed.entry]
-    clashes = await insert(database.events, [placed.document for placed in batches])
+    noted, clashes = await asyncio.gather(
+        insert(database.executions, [placed.execution for placed in starting]),
+        insert(database.events, [placed.document for placed in batches]),
+        return_exceptions=True,  # so that both have ended before one is heard of
+    )
+    for told in (noted, clashes):
+        if isinstance(told, BaseException):
+            raise told
+    assert isinstance(clashes, list)
     wrong = {id(entry): error for entry, error in await _strangers(database, [batches[n] for n in clashes])}
     return [wrong.get(id(placed.entry)) for placed in group]
 

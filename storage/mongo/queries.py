@@ -192,6 +192,13 @@ async def find_key(database: Any, tenant_id: str, conversation_id: str, key: str
         return None if found is None else key_record_of(found)
 
 
+async def is_logged(database: Any, key: tuple[str, str], command_key: str) -> bool:
+    """Tell whether the log has the batch of a command. The index ``events.command``."""
+    async with reading():
+        found = await database.events.find_one(place(*key) | {"key": text(command_key)}, {"_id": 1})
+    return found is not None
+
+
 async def turn_end(
     database: Any, tenant_id: str, conversation_id: str, epoch: str, command_id: str, from_offset: int
 ) -> EventBatch | None:

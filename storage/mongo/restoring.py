@@ -8,8 +8,10 @@ from typing import Any, Final
 from pymongo.errors import DuplicateKeyError
 
 from storage.base import Commit, CommitUnknown, Expected
+from storage.codec import encode_record
 from storage.models import Conversation, EventBatch, TimeMs
 from storage.mongo import log, waits
+from storage.mongo.accepted import with_key
 from storage.mongo.documents import (
     NOTHING,
     Document,
@@ -32,21 +34,21 @@ async def restore(database: Any, record: Conversation, source: Iterable[EventBat
     if taken:
         return False
     try:
-        await _write_log(database, record, source)
+        accepted = await _write_log(database, record, source)
     except BaseException:
         await asyncio.shield(_remove(database, key, record.epoch))
         raise
-    return await asyncio.shield(_show(database, record, now))
+    return await asyncio.shield(_show(database, record, accepted, now))
 
 
-async def _show(database: Any, record: Conversation, now: TimeMs) -> bool:
+async def _show(database: Any, record: Conversation, accepted: int, now: TimeMs) -> bool:
     """Insert the record, or else remove its log; False where its id was taken meanwhile.
 
     Raises CommitUnknown where it may yet be inserted: then its log stays; nobody sees it without the record.
     """
     key = (record.tenant_id, record.conversation_id)
     try:
-        inserted = await _insert(database, record, now)
+        inserted = await _insert(database, record, accepted, now)
     except CommitUnknown:
         if await _epoch_of(database, key) == (True, record.epoch):
             return True
@@ -59,14 +61,19 @@ async def _show(database: Any, record: Conversation, now: TimeMs) -> bool:
     return inserted
 
 
-async def _write_log(database: Any, record: Conversation, source: Iterable[EventBatch]) -> None:
+async def _write_log(database: Any, record: Conversation, source: Iterable[EventBatch]) -> int:
+    """Put the log there; return the filter of the keys in it."""
     entries = _entries(record, source)
     key = (record.tenant_id, record.conversation_id)
+    accepted = 0
     while portion := await asyncio.to_thread(lambda: list(islice(entries, _AT_ONCE))):
         placed = [Placed(*key, entry) for _, entry in portion]
         for (batch, entry), error in zip(portion, await log.write(database, placed), strict=True):
             if error is not None:
                 await _make_way(database, record, batch, entry)
+            if batch.key is not None:
+                accepted = with_key(accepted, batch.key)
+    return accepted
 
 
 def _entries(record: Conversation, source: Iterable[EventBatch]) -> Iterator[tuple[EventBatch, Document]]:
@@ -94,7 +101,7 @@ async def _make_way(database: Any, record: Conversation, batch: EventBatch, entr
         raise key_twice(batch)
 
 
-async def _insert(database: Any, record: Conversation, now: TimeMs) -> bool:
+async def _insert(database: Any, record: Conversation, accepted: int, now: TimeMs) -> bool:
     """Insert the record, with what stands beside it; False where its id was taken meanwhile."""
     key = (record.tenant_id, record.conversation_id)
     beside = next_known(Commit(Expected(None), record, None), NOTHING, None)
@@ -104,11 +111,12 @@ async def _insert(database: Any, record: Conversation, now: TimeMs) -> bool:
             wanted = {"tenant_id": record.tenant_id, "execution_id": execution_id}
             started = await database.executions.find_one(wanted, {"_id": 0, "first_offset": 1})
     first = record.offset if started is None else started["first_offset"]
-    beside = beside._replace(execution_from=first)
+    beside = beside._replace(execution_from=first, accepted=accepted)
     await waits.note(database, key, beside.waits, now)
+    document = conversation_document(record, encode_record(record), beside, now)
     async with writing():
         try:
-            await database.conversations.insert_one(conversation_document(record, beside, now))
+            await database.conversations.insert_one(document)
         except DuplicateKeyError:
             return False
     return True

@@ -17,6 +17,7 @@ from storage.base import (
     StorageError,
     StoreUnavailable,
 )
+from storage.codec import encode_record
 from storage.listing import ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
 from storage.models import (
     COMMIT_MAX_BYTES,
@@ -29,13 +30,12 @@ from storage.models import (
     KeyPlace,
     TimeMs,
 )
-from storage.mongo import accounts, commits, flows, log, queries, restoring, sweeping, waits, writes
+from storage.mongo import accepted, accounts, commits, flows, log, queries, restoring, sweeping, waits, writes
 from storage.mongo.clock import MEASURE_EVERY_S, StoreClock
 from storage.mongo.documents import (
     NOTHING,
     Document,
     Known,
-    conversation_document,
     entry_bytes,
     entry_of,
     known_of,
@@ -80,7 +80,7 @@ class MongoStore:
             is sent, that bounds a call: 5 s where neither is set.
     """
 
-    detects_duplicates = False
+    detects_duplicates = True
     embedded = False
     migrated: Sequence[str] = ()
 
@@ -238,6 +238,9 @@ class MongoStore:
             known = await self._known_before(key, commit)
             if known is None:
                 return CommitOutcome.CONFLICT
+            if await self._was_accepted(key, commit, known):
+                still = await self._known_now(key)
+                return CommitOutcome.DUPLICATE if _is_at(still, commit) else CommitOutcome.CONFLICT
             return await self._change(key, commit, known, deadline)
         finally:
             del self._committing[key]
@@ -250,12 +253,22 @@ class MongoStore:
             return NOTHING
         known = self._known.get(key)
         if known is None or known.revision < expected.revision:
-            async with reading():
-                found = await self._database.conversations.find_one(place(*key), {"_id": 0, "body": 0})
-            known = None if found is None else known_of(found)
-        if known is None or (known.revision, known.fence) != (expected.revision, expected.fence):
-            return None
-        return known
+            known = await self._known_now(key)
+        return known if _is_at(known, commit) else None
+
+    async def _known_now(self, key: Key) -> Known | None:
+        async with reading():
+            found = await self._database.conversations.find_one(place(*key), {"_id": 0, "body": 0})
+        return None if found is None else known_of(found)
+
+    async def _was_accepted(self, key: Key, commit: Commit, known: Known) -> bool:
+        """Tell whether the command that a commit accepts was accepted before, up to what is ``known``."""
+        batch = stored_batch(commit)
+        if batch is None or batch.key is None or not accepted.may_have(known.accepted, batch.key):
+            return False
+        if any(entry["key"] == batch.key for entry in known.unflushed):
+            return True
+        return await queries.is_logged(self._database, key, batch.key)
 
     def _deadline(self) -> float:
         """Return until when a write that begins now may go on to its next step."""
@@ -273,11 +286,8 @@ class MongoStore:
             if added:
                 check(deadline)
                 await waits.note(self._database, key, added, self.now())
-            document = conversation_document(commit.record, beside, self.now())
-            change = commits.Change(
-                document, commit.expected.revision, commit.expected.fence, stored_batch(commit)
-            )
-            size = len(document["body"]) + sum(map(entry_bytes, beside.unflushed))
+            change = commits.Change(commit, encode_record(commit.record), beside, confirmed)
+            size = len(change.body) + sum(map(entry_bytes, beside.unflushed))
             self._known.pop(key, None)  # until it is known whether this one happened
             outcome = await self._commits.submit(change, key, size, deadline)
         finally:
@@ -314,7 +324,7 @@ class MongoStore:
             future.result()
 
     async def _write_commits(self, group: Sequence[commits.Change]) -> Sequence[CommitOutcome | Exception]:
-        return await commits.write(self._database, group)
+        return await commits.write(self._database, group, self.now())
 
     def _flush(self, key: Key, entries: Sequence[Document]) -> None:
         """Have entries put into the log. Where that is behind by too much, a later commit or sweep does."""
@@ -541,6 +551,12 @@ class MongoStore:
 
 def _key_of(document: Document) -> Key:
     return document["tenant_id"], document["conversation_id"]
+
+
+def _is_at(known: Known | None, commit: Commit) -> bool:
+    """Tell whether the conversation is where a commit's writer read it."""
+    expected = commit.expected
+    return known is not None and (known.revision, known.fence) == (expected.revision, expected.fence)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:

@@ -442,6 +442,58 @@ async def test_a_page_of_an_inbox_is_full_although_much_of_what_was_noted_is_voi
     assert [w.place.wait_id for w in rest] == ["p5", "p6", "p7", "p8"]
 
 
+# -- keys that were used before ---------------------------------------------------------------------
+
+
+async def test_a_new_key_is_looked_for_nowhere_and_an_old_one_found_however_old(
+    instances: Callable[..., Any],
+) -> None:
+    listener = Listener()
+    one, two = await instances(event_listeners=[listener]), await instances()
+    listener.sent.clear()
+    record = conversation()
+    for n in range(80):
+        record = await committed(one, record, key=f"k{n}")
+    assert "find" not in {name for name, _ in listener.sent}
+    for store in (one, two):
+        again = next_commit(record, key="k3", commit_id="again")
+        assert await store.commit(again) is CommitOutcome.DUPLICATE
+        assert await store.load(TENANT, ID) == record
+
+
+async def test_a_key_that_never_reached_the_log_is_known(mongo: MongoStore, mongo_url: str) -> None:
+    record = await committed(mongo, conversation(), key="k1")
+    await lose_from_log(mongo, mongo_url, 1)
+    again = next_commit(record, key="k1", commit_id="again")
+    assert await mongo.commit(again) is CommitOutcome.DUPLICATE
+
+
+async def test_a_key_that_another_instance_accepted_is_a_conflict_and_then_known(
+    instances: Callable[[], Any],
+) -> None:
+    one, two = await instances(), await instances()
+    record = await committed(one, conversation())
+    assert await two.load(TENANT, ID) == record
+    after = await committed(one, record, key="k1")
+    assert await two.commit(next_commit(record, key="k1", commit_id="late")) is CONFLICT
+    assert await two.load(TENANT, ID) == after
+    assert await two.commit(next_commit(after, key="k1", commit_id="late")) is CommitOutcome.DUPLICATE
+
+
+async def test_where_nothing_is_known_of_keys_the_log_is_asked(
+    mongo: MongoStore, mongo_url: str, instances: Callable[[], Any]
+) -> None:
+    """A document of a release that kept no filter."""
+    record = await committed(mongo, conversation(), key="k1")
+    with inside(mongo_url) as database:
+        database.conversations.update_one({"conversation_id": ID}, {"$unset": {"accepted": ""}})
+    other = await instances()
+    again = next_commit(record, key="k1", commit_id="again")
+    assert await other.commit(again) is CommitOutcome.DUPLICATE
+    await committed(other, record, key="k2")
+    assert "accepted" not in document(mongo_url)
+
+
 # -- over the wire ----------------------------------------------------------------------------------
 
 

@@ -15,9 +15,9 @@ from pymongo.errors import (
 
 from storage.base import CommitOutcome, CommitUnknown, StoreUnavailable
 from storage.mongo import commits
-from storage.mongo.documents import NOTHING, conversation_document
+from storage.mongo.documents import NOTHING
 from storage.mongo.driver import was_sent
-from tests.support.records import NOW, conversation
+from tests.support.records import NOW, conversation, next_commit
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,8 @@ class Refusing:
 
 async def test_a_shard_that_was_lost_sight_of_leaves_its_own_commits_unknown() -> None:
     """A router answers for each statement: 6 is HostUnreachable, 121 a refused document, 11000 a race."""
-    group = [
-        commits.Change(conversation_document(conversation(id_), NOTHING, NOW), None, 0, None) for id_ in "abc"
-    ]
-    lost, refused, raced = await commits.write(Refusing(6, 121, 11000), group)
+    group = [commits.Change(next_commit(conversation(id_)), b"{}", NOTHING, ()) for id_ in "abc"]
+    lost, refused, raced = await commits.write(Refusing(6, 121, 11000), group, NOW)
     assert type(lost) is CommitUnknown
     assert type(refused) is StoreUnavailable
     assert raced is CommitOutcome.CONFLICT
