@@ -174,6 +174,7 @@ def test_a_proxys_configuration_passes_sockets_on(snippet: Snippet) -> None:
     assert snippet.text.count("{") == snippet.text.count("}")
     assert f":{Settings.model_fields['port'].default};" in snippet.text
     assert "proxy_set_header Upgrade $http_upgrade;" in snippet.text
+    assert re.search(r"location = /metrics \{\s+return 404;", snippet.text)
 
 
 @each("html", "css")

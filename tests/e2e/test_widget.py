@@ -1120,7 +1120,7 @@ def test_a_conversation_of_5000_messages_is_laid_out_only_where_somebody_looks(s
       const scroll = chat.shadowRoot.querySelector(".scroll");
       const log = chat.shadowRoot.querySelector(".log");
       const frame = () => new Promise(requestAnimationFrame);
-      let [rendered, jumps, frames, long] = [0, 0, 0, 0];
+      let [rendered, frames, long] = [0, 0, 0];
       new PerformanceObserver((list) => (long += list.getEntries().length)).observe({ type: "longtask" });
       for (let known = 0; known < many && frames < 4000; frames++) {
         scroll.scrollTop -= 900;

@@ -5,10 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page
 
 from tests.support.browser import running_browser
 from tests.support.javascript import CLIENTS, bundle, serve_folder
@@ -257,7 +258,7 @@ def test_executions_are_started_and_steered_over_rest(tmp_path: Path, kind: str)
     ]  # fmt: skip
 
 
-ONLINE_AGAIN = """
+BACK_AGAIN = """
 async ([url, token]) => {
   const { Parley } = await import("/cdn.js");
   const sockets = [], states = [], sent = [];
@@ -284,22 +285,30 @@ async ([url, token]) => {
 """
 
 
+def back_online(page: Page) -> None:
+    page.context.set_offline(True)
+    page.context.set_offline(False)
+
+
+def back_to_the_tab(page: Page) -> None:
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
 @pytest.mark.needs("browser")
-def test_a_browser_that_is_online_again_is_believed(server: ServerProcess, site: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("comes", [back_online, back_to_the_tab])
+def test_a_browser_that_says_that_it_is_back_is_believed(
+    server: ServerProcess, site: str, tmp_path: Path, comes: Callable[[Page], None]
+) -> None:
     """The pause before a reconnection ends at once; a connection that stands is asked for a sign of life."""
     shutil.copy(CLIENTS / "javascript" / "dist" / "parley-client.min.js", tmp_path / "cdn.js")
     with running_browser() as browser:
-        context = browser.new_context()
-        page = context.new_page()
+        page = browser.new_page()
         page.goto(site)
-        page.evaluate(ONLINE_AGAIN, [server.url, token()])
+        page.evaluate(BACK_AGAIN, [server.url, token()])
         page.wait_for_function("() => seen.states.at(-1) === 'disconnected'")
-        context.set_offline(True)
-        context.set_offline(False)
+        comes(page)
         page.wait_for_function("() => seen.states.at(-1) === 'connected'")
         assert page.evaluate("seen.sockets.length") == 2
-        context.set_offline(True)
-        context.set_offline(False)
+        comes(page)
         page.wait_for_function("() => seen.sent.includes('probe')")
         assert page.evaluate("seen.states.at(-1)") == "connected"
-        context.close()
