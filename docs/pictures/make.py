@@ -1,6 +1,6 @@
-"""Makes the pictures of the README from a real server: ``python -m docs.pictures.make``.
+"""Makes the pictures of the pages from a real server: ``python -m docs.pictures.make``.
 
-``page.png`` is the page of ``parley dev`` in the system's Chromium, ``widget.png`` the widget on a page of
+``page.png`` is the page of ``parley dev`` in the system's Chromium, ``widget*.png`` the widget on a page of
 somebody's, ``chat.svg`` what a terminal shows of ``parley chat`` beside the README's own flow.
 """
 
@@ -24,6 +24,7 @@ from tests.support.widget import Widget
 HERE = Path(__file__).parent
 SIZE = {"width": 1180, "height": 700}
 WIDGET_SIZE = {"width": 720, "height": 640}
+PHONE_SIZE = {"width": 360, "height": 640}
 _FONTS = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 _CONTROL = re.compile(r"\x1b\[\?[\d;]*[hl]|\x1b\][^\x07]*\x07|\r|.\x08")
 
@@ -50,30 +51,35 @@ def page(folder: Path) -> None:
 
 
 def widget(folder: Path) -> None:
-    """Book an appointment in the widget, up to the question for a part of the day."""
+    """Book an appointment in the widget, up to the question for a part of the day; greet it elsewhere."""
     project = folder / "widget"
     shutil.copytree(ROOT / "examples" / "booking", project, ignore=shutil.ignore_patterns("*.db*", ".parley"))
+    desktop = {"viewport": WIDGET_SIZE, "color_scheme": "light"}
+    phone = {"viewport": PHONE_SIZE, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
+    booking = (
+        ("I need a checkup on 2031-05-20", "Your email?"),
+        ("when do you open?", "Your email?"),
+        ("ada@example.com", "There are 6 free times. Morning or afternoon?"),
+    )
+    hello = (("hello", "I can book, move or cancel an appointment. What shall it be?"),)
     with Site() as site, Dev(project, env={"PARLEY_ORIGINS": site.url}) as dev, running_browser() as browser:
         site.server = dev.url
-        page = site.page("", '<parley-chat heading="Dr. Lovelace"></parley-chat>')
-        options: dict[str, Any] = {
-            "viewport": WIDGET_SIZE,
-            "color_scheme": "light",
-            "timezone_id": "Europe/Paris",
-        }
-        with visit(browser, page, (site.friend(),), **options) as visited:
-            shown = Widget(visited)
-            shown.open()
-            for text, answer in (
-                ("I need a checkup on 2031-05-20", "Your email?"),
-                ("when do you open?", "Your email?"),
-                ("ada@example.com", "There are 6 free times. Morning or afternoon?"),
-            ):
-                shown.say(text)
-                shown.until(answer)
-            shown.panel.get_by_role("form").wait_for()
-            visited.page.screenshot(path=HERE / "widget.png")
-            visited.clean()
+        for name, attributes, options, said, last in (
+            ("widget", 'heading="Dr. Lovelace"', desktop, booking, "form"),
+            ("widget-phone", 'heading="Dr. Lovelace"', phone, hello, "[part=quick-replies]"),
+            ("widget-arabic", 'locale="ar"', desktop, hello, "[part=quick-replies]"),
+        ):
+            address = site.page(name, f"<parley-chat {attributes}></parley-chat>")
+            with visit(browser, address, (site.friend(),), **options, timezone_id="Europe/Paris") as visited:
+                shown = Widget(visited)
+                shown.open()
+                for text, answer in said:
+                    shown.panel.get_by_role("textbox").first.fill(text)
+                    visited.page.keyboard.press("Enter")
+                    shown.until(answer)
+                shown.panel.locator(last).last.wait_for()
+                visited.page.screenshot(path=HERE / f"{name}.png")
+                visited.clean()
 
 
 def chat(folder: Path) -> None:
