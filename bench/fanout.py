@@ -1,9 +1,10 @@
 """One speaks at one instance, many listen at another: every message reaches all of them over the bus.
 
-The listeners share a core with everything but the instance that delivers, so they do as little as proves the
-point, and the same for both sides. A message is the same bytes for everybody: who is the first to hear it looks
-at it closely, the others compare. So each is known to have heard every message, whole and once, and in order
-where that is promised: python-socketio publishes what is said at once over several connections, in any order.
+The listeners share a core with everything but the instance that delivers, so they do as little as proves
+the point, and the same for both sides. A message is the same bytes for everybody: who is the first to hear
+it looks at it closely, the others compare. So each is known to have heard every message, whole and once,
+and in order where that is promised: python-socketio publishes what is said at once over several connections,
+in any order.
 """
 
 import asyncio
@@ -298,4 +299,24 @@ class SocketioPerson(Person):
             self.fail(payload)
 
 
-KINDS: Final[dict[str, type[Person]]] = {"parley": ParleyPerson, "socketio-fanout": SocketioPerson}
+class BarePerson(Person):
+    """No more than a socket; what is said is what is heard."""
+
+    path = "/"
+    subprotocol = None
+
+    def on_upgraded(self) -> None:
+        self.ready.set()
+
+    def on_payload(self, payload: bytes, frame: bytes) -> None:
+        if self._number:
+            self.hear(frame)
+        else:
+            self.answered.set()
+
+
+KINDS: Final[dict[str, type[Person]]] = {
+    "parley": ParleyPerson,
+    "socketio-fanout": SocketioPerson,
+    "bare-fanout": BarePerson,
+}

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,7 @@ JWT_SECRET: Final = secrets.token_urlsafe(48)
 FLOWS: Final = Path(__file__).parent / "flows"
 PEERS: Final = {
     "bare": "bare_socket",
+    "bare-fanout": "bare_fanout",
     "echo": "typed_echo",
     "socketio": "socketio_echo",
     "socketio-fanout": "socketio_fanout",
@@ -41,6 +43,20 @@ def pin_load() -> None:
     """Keep this process, which makes the load, off the server's core. Call it first."""
     if can_pin():
         os.sched_setaffinity(0, {LOAD_CORE})
+
+
+@contextmanager
+def anywhere() -> Iterator[None]:
+    """Let what is started meanwhile run on either core."""
+    if not can_pin():
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {SERVER_CORE, LOAD_CORE})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def token(user_id: str, *, scope: str = "") -> str:

@@ -27,17 +27,24 @@ def upgrade(path: str = "/v1/ws", subprotocol: str | None = "parley.v1") -> byte
     ).encode()
 
 
+def server_frame(payload: bytes) -> bytes:
+    """Return a whole server frame for up to 64 KiB of text."""
+    size = len(payload)
+    return (bytes((0x81, size)) if size < 126 else b"\x81\x7e" + size.to_bytes(2, "big")) + payload
+
+
 def frame_size(data: bytes, at: int) -> tuple[int, int]:
-    """Return how long a server's frame that begins ``at`` is: its head, and with its payload.
+    """Return how long the frame that begins ``at`` is: its head, and with its payload.
 
     Both are more than there is where not even the head has come.
     """
-    length = data[at + 1] if len(data) - at > 1 else 0
+    second = data[at + 1] if len(data) - at > 1 else 0
+    length, mask = second & 0x7F, 4 if second & 0x80 else 0
     head = {126: 4, 127: 10}.get(length, 2)
     if len(data) - at < head:
         return head, head
     size = length if head == 2 else int.from_bytes(data[at + 2 : at + head], "big")
-    return head, head + size
+    return head + mask, head + mask + size
 
 
 def hello(number: int) -> bytes:
