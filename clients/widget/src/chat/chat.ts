@@ -65,6 +65,7 @@ class Chat implements Mounted {
   #chat!: Conversation;
   #open = false;
   #ended = false;
+  #unhear = () => {};
   #link: LinkState = "connecting";
   #fresh = false; // the last token is no longer taken
   #strange = false;
@@ -156,7 +157,7 @@ class Chat implements Mounted {
     this.#stopListening.abort();
     this.#requests.end();
     this.#log.end();
-    void this.#parley.close();
+    this.#leave();
     this.#panel.element.remove();
   }
 
@@ -190,7 +191,7 @@ class Chat implements Mounted {
     const flow = this.#host.attribute("flow");
     const chat = parley.conversation(this.#conversationId, flow ? { flowId: flow } : {});
     this.#chat = chat;
-    parley.on("connection", (event) => parley === this.#parley && this.#onConnection(event));
+    this.#unhear = parley.on("connection", (event) => this.#onConnection(event));
     chat.on("event", (event) => {
       if (chat !== this.#chat || this.#ended) return;
       this.#onEvent(event);
@@ -199,10 +200,16 @@ class Chat implements Mounted {
     this.#show();
   }
 
+  /** Close the connection; that it ends for good is no news then. */
+  #leave(): void {
+    this.#unhear();
+    void this.#parley.close();
+  }
+
   /** Enter the conversation of now, which is another one than before. */
   #begin(): void {
     if (!this.#host.attribute("conversation")) this.#store.write("conversation", newId());
-    void this.#parley.close();
+    this.#leave();
     for (const key of this.#sent.keys()) this.#log.sent(key);
     this.#sent.clear();
     this.#seen = { epoch: null, offset: 0 };
@@ -219,7 +226,7 @@ class Chat implements Mounted {
   #again(): void {
     this.#panel.trouble(null);
     this.#link = "connecting";
-    void this.#parley.close();
+    this.#leave();
     this.#show();
     this.#panel.focus();
     setTimeout(() => this.#ended || this.#connect()); // once the outbox has been let go of
@@ -259,7 +266,6 @@ class Chat implements Mounted {
   }
 
   #onClosed({ code, reason, error }: ConnectionEvent): void {
-    if (this.#ended) return;
     const why = error instanceof ParleyError ? error.code : "";
     const stranger =
       why === "stranger" || (why === "unauthorized" && this.#host.token === undefined && this.#visitor.known);

@@ -50,6 +50,7 @@ export class ParleyChat extends HTMLElement {
   #tries = 0;
   #unread = 0;
   #failed = false;
+  #shown = false; // as the page was told
   #begins = 0; // grows with each beginning, so that what was loaded for an earlier one is let go
 
   constructor() {
@@ -136,7 +137,9 @@ export class ParleyChat extends HTMLElement {
 
   disconnectedCallback(): void {
     queueMicrotask(() => {
-      if (!this.isConnected) this.#end(); // else it was only moved
+      if (this.isConnected) return; // it was only moved
+      this.#end();
+      this.#shown = false;
     });
   }
 
@@ -233,7 +236,7 @@ export class ParleyChat extends HTMLElement {
     return this.#loading.then((chat) => {
       if (this.isOpen && chat === this.#chat) {
         chat.opened(focus);
-        this.#emit("parley-open");
+        this.#show(true);
       }
       return chat;
     });
@@ -256,10 +259,18 @@ export class ParleyChat extends HTMLElement {
   }
 
   #hide(): void {
+    const focused = this.#root.activeElement !== null; // else the focus is the page's, and stays where it is
     this.#chat?.closed();
     this.#label();
-    this.#button.focus({ preventScroll: true });
-    this.#emit("parley-close");
+    if (focused) this.#button.focus({ preventScroll: true });
+    this.#show(false);
+  }
+
+  /** Tell the page that it has opened or closed, once each time. */
+  #show(shown: boolean): void {
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    this.#emit(shown ? "parley-open" : "parley-close");
   }
 
   #tell(count: number): void {
