@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -25,6 +26,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 
 from storage.base import CommitUnknown, StorageError, StoreRefused, StoreUnavailable
+from storage.mongo.schema import COLLECTIONS
 
 Driver = Literal["pymongo", "motor"]
 DATABASE: Final = "parley"
@@ -128,13 +130,16 @@ async def disconnect(client: Any) -> None:
 
 
 def durable(client: Any) -> Any:
-    """Return the database of the URL: majority reads from the primary, journaled majority writes."""
-    database = client.get_default_database(DATABASE)
-    return database.with_options(
+    """Return the collections of the URL's database: majority reads from the primary, durable writes.
+
+    Each by its name, and made once: the driver makes one anew whenever it is mentioned.
+    """
+    database = client.get_default_database(DATABASE).with_options(
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("majority"),
         write_concern=DURABLE,
     )
+    return SimpleNamespace(**{name: database[name] for name in COLLECTIONS})
 
 
 @asynccontextmanager

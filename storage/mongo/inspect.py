@@ -12,7 +12,7 @@ from storage.base import StorageError, StoreRefused
 from storage.inspection import Finding, access, clocks, is_local
 from storage.mongo import server_info
 from storage.mongo.driver import Driver, connect, disconnect, durable
-from storage.mongo.schema import INDEXES, Index
+from storage.mongo.schema import COLLECTIONS, INDEXES, Index
 from storage.mongo.server_info import ServerInfo
 
 FORM: Final = "mongodb://USER:PASSWORD@HOST/parley?replicaSet=NAME&tls=true"
@@ -108,10 +108,7 @@ async def _writes(client: Any) -> Finding:
 async def _indexes(client: Any) -> Finding:
     subject = "mongodb indexes"
     database = durable(client)
-    there = {
-        name: await database[name].index_information()
-        for name in dict.fromkeys(index.collection for index in INDEXES)
-    }
+    there = {name: await getattr(database, name).index_information() for name in COLLECTIONS}
     other = [_name(index) for index in INDEXES if _is_other(index, there[index.collection])]
     if other:
         fix = "Drop them, then `parley migrate`."

@@ -58,10 +58,12 @@ INDEXES: Final = (
     Index("api_keys", "origin", _ascending("origins")),
 )
 
+COLLECTIONS: Final = tuple(dict.fromkeys(index.collection for index in INDEXES))
+
 
 async def missing(database: Any) -> list[Index]:
     """Return the indexes that are not there. Raises PyMongoError."""
-    there = {name: await _names(database[name]) for name in dict.fromkeys(i.collection for i in INDEXES)}
+    there = {name: await _names(getattr(database, name)) for name in COLLECTIONS}
     return [index for index in INDEXES if index.name not in there[index.collection]]
 
 
@@ -71,7 +73,8 @@ async def make(database: Any, indexes: Sequence[Index]) -> list[str]:
     Raises PyMongoError, also where an index of such keys is there with another name or options.
     """
     for index in indexes:
-        await database[index.collection].create_index(list(index.keys), name=index.name, **index.options)
+        collection = getattr(database, index.collection)
+        await collection.create_index(list(index.keys), name=index.name, **index.options)
     return [f"index {index.collection}.{index.name}" for index in indexes]
 
 
