@@ -63,3 +63,32 @@ def test_it_never_runs_back_and_goes_on_where_the_server_has_caught_up() -> None
     assert clock() == 1_800_000_005_000
     machine.pass_s(2)
     assert clock() == 1_800_000_006_000
+
+
+def test_a_primary_that_is_far_behind_is_approached_and_deadlines_come_late_rather_than_never() -> None:
+    """A new primary an hour behind: of each 30 s, time stands still for 5, and never runs back."""
+    machine = Machine()
+    clock = machine.clock()
+    clock.measured(at(machine.wall_s), machine.monotonic_s, machine.monotonic_s)
+    began = before = clock()
+    for _ in range(20):
+        clock.measured(at(machine.wall_s - 3_600), machine.monotonic_s, machine.monotonic_s)
+        for _ in range(30):
+            machine.pass_s(1)
+            assert clock() >= before
+            before = clock()
+    assert clock() - began == 20 * 25_000
+    for _ in range(720):
+        clock.measured(at(machine.wall_s - 3_600), machine.monotonic_s, machine.monotonic_s)
+        machine.pass_s(30)
+    assert clock() == (machine.wall_s - 3_600) * 1000
+
+
+def test_what_was_told_before_the_first_measurement_holds_nothing_up() -> None:
+    """This machine is an hour ahead of the database."""
+    machine = Machine()
+    clock = machine.clock()
+    assert clock() == 1_800_000_000_000
+    clock.measured(at(machine.wall_s - 3_600), machine.monotonic_s, machine.monotonic_s)
+    machine.pass_s(1)
+    assert clock() == 1_799_996_401_000
