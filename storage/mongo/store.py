@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -46,6 +45,7 @@ from storage.mongo.documents import (
     without,
 )
 from storage.mongo.driver import UNHURRIED, Driver, connect, disconnect, durable, reading
+from storage.mongo.known import Key, KnownCache
 from storage.mongo.lanes import TOO_SLOW, Lane, check
 from storage.mongo.log import Placed
 from storage.mongo.schema import Index, make, missing
@@ -53,14 +53,13 @@ from storage.mongo.server_info import ServerInfo, inspect, measure, refusal
 from storage.rules import check_commit, stored_batch
 
 UNFLUSHED_MAX_BYTES: Final = COMMIT_MAX_BYTES
-KNOWN_CONVERSATIONS: Final = 20_000
+KNOWN_MAX_BYTES: Final = 64 * 1024 * 1024
 FLUSH_QUEUE_MAX_BYTES: Final = 16 * 1024 * 1024
 CLOSE_S: Final = 5.0
 PATIENCE_S: Final = 2.0
 _GROUP_ITEMS: Final = 64
 _GROUP_BYTES: Final = 4 * 1024 * 1024
 
-Key = tuple[str, str]
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ class MongoStore:
         self._client: Any = None
         self._opened: Any = None
         self._measuring: asyncio.Task[None] | None = None
-        self._known: OrderedDict[Key, Known] = OrderedDict()
+        self._known = KnownCache(KNOWN_MAX_BYTES)
         self._confirming: dict[Key, set[str]] = {}
         self._committing: dict[Key, asyncio.Future[None]] = {}
         self._flushing: dict[tuple[str, str, str], asyncio.Future[None]] = {}
@@ -210,15 +209,8 @@ class MongoStore:
         known = self._known.get(key)
         if known is None or known.revision != document["revision"]:
             # An older one, too: after its tombstone has gone, a conversation begins at revision 1 again.
-            self._remember(key, known_of(document))
+            self._known.put(key, known_of(document))
         return record_of(document)
-
-    def _remember(self, key: Key, known: Known) -> None:
-        """Spare the next commit of this conversation from reading what stands beside its record."""
-        self._known[key] = known
-        self._known.move_to_end(key)
-        if len(self._known) > KNOWN_CONVERSATIONS:
-            self._known.popitem(last=False)
 
     async def commit(self, commit: Commit) -> CommitOutcome:
         """See ``ConversationStore.commit``. Raises TypeError where a value in it is not JSON."""
@@ -238,7 +230,8 @@ class MongoStore:
             known = await self._known_before(key, commit)
             if known is None:
                 return CommitOutcome.CONFLICT
-            if await self._was_accepted(key, commit, known):
+            if await self._was_accepted(key, commit, known, deadline):
+                check(deadline)
                 still = await self._known_now(key)
                 return CommitOutcome.DUPLICATE if _is_at(still, commit) else CommitOutcome.CONFLICT
             return await self._change(key, commit, known, deadline)
@@ -261,13 +254,14 @@ class MongoStore:
             found = await self._database.conversations.find_one(place(*key), {"_id": 0, "body": 0})
         return None if found is None else known_of(found)
 
-    async def _was_accepted(self, key: Key, commit: Commit, known: Known) -> bool:
+    async def _was_accepted(self, key: Key, commit: Commit, known: Known, deadline: float) -> bool:
         """Tell whether the command that a commit accepts was accepted before, up to what is ``known``."""
         batch = stored_batch(commit)
         if batch is None or batch.key is None or not accepted.may_have(known.accepted, batch.key):
             return False
         if any(entry["key"] == batch.key for entry in known.unflushed):
             return True
+        check(deadline)
         return await queries.is_logged(self._database, key, batch.key)
 
     def _deadline(self) -> float:
@@ -279,7 +273,7 @@ class MongoStore:
         confirmed = self._confirming[key] = set()
         try:
             entry = entry_of(commit, known)
-            await self._make_way(key, commit, known, entry)
+            await self._make_way(key, commit, known, entry, deadline)
             known = without(known, confirmed)
             beside = next_known(commit, known, entry)
             added = [wait for wait in beside.waits if wait not in known.waits]
@@ -288,36 +282,38 @@ class MongoStore:
                 await waits.note(self._database, key, added, self.now())
             change = commits.Change(commit, encode_record(commit.record), beside, confirmed)
             size = len(change.body) + sum(map(entry_bytes, beside.unflushed))
-            self._known.pop(key, None)  # until it is known whether this one happened
+            self._known.forget(key)  # until it is known whether this one happened
             outcome = await self._commits.submit(change, key, size, deadline)
         finally:
             del self._confirming[key]
         if outcome is CommitOutcome.COMMITTED:
             beside = without(beside, confirmed)
-            self._remember(key, beside)
+            self._known.put(key, beside)
             self._flush(key, beside.unflushed)
             if known.waits != beside.waits:
                 with suppress(StoreUnavailable):  # then whoever reads them leaves them out
                     await waits.forget(self._database, key, known.waits, beside.waits)
         return outcome
 
-    async def _make_way(self, key: Key, commit: Commit, known: Known, entry: Document | None) -> None:
+    async def _make_way(
+        self, key: Key, commit: Commit, known: Known, entry: Document | None, deadline: float
+    ) -> None:
         """Have in the log what has to be there before the commit. Raises StoreUnavailable, StorageError."""
         if commit.record.deleted_at is not None:
-            await self._flushed(key)  # so that nothing of ours comes after the deletion
+            await self._flushed(key, deadline)  # so that nothing of ours comes after the deletion
         elif entry is not None and known.unflushed:
             carried = sum(map(entry_bytes, known.unflushed))
             if carried + entry_bytes(entry) > UNFLUSHED_MAX_BYTES:
-                await self._put(key, known.unflushed)
+                await self._put(key, known.unflushed, deadline)
             elif "starts" in entry and any("starts" in e for e in known.unflushed):
                 # Beside the record stands the current execution only: the one before must be found elsewhere.
                 with suppress(StorageError):
-                    await self._put(key, known.unflushed)
+                    await self._put(key, known.unflushed, deadline)
 
-    async def _put(self, key: Key, entries: Sequence[Document]) -> None:
+    async def _put(self, key: Key, entries: Sequence[Document], deadline: float) -> None:
         """Put entries into the log, now. Raises StoreUnavailable, StorageError."""
         flushed = self._submit(key, entries)
-        _, late = await asyncio.wait(flushed, timeout=self._patience_s)
+        _, late = await asyncio.wait(flushed, timeout=_left(deadline))
         if late:
             raise StoreUnavailable(TOO_SLOW)
         for future in flushed:
@@ -353,11 +349,11 @@ class MongoStore:
                 _logger.error("a batch cannot be put into the log", extra={"reason": str(error)})
         return outcomes
 
-    async def _flushed(self, key: Key) -> None:
+    async def _flushed(self, key: Key, deadline: float) -> None:
         """Wait for what is on its way to a conversation's log."""
         late = [future for id_, future in self._flushing.items() if id_[:2] == key]
         if late:
-            await asyncio.wait(late, timeout=self._patience_s)
+            await asyncio.wait(late, timeout=_left(deadline))
 
     def _confirm(self, placed: Placed) -> None:
         """The next commit need not carry what is in the log."""
@@ -366,7 +362,7 @@ class MongoStore:
             self._confirming[key].add(commit_id)
         known = self._known.get(key)
         if known is not None:
-            self._known[key] = without(known, {commit_id})
+            self._known.put(key, without(known, {commit_id}))
 
     async def renew(
         self, tenant_id: str, conversation_id: str, fence: int, owner: str, until: TimeMs, wake_at: TimeMs
@@ -488,8 +484,8 @@ class MongoStore:
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
         """See ``ConversationStore.remove_events``."""
         key = (tenant_id, conversation_id)
-        self._known.pop(key, None)
-        await self._flushed(key)
+        self._known.forget(key)
+        await self._flushed(key, self._deadline())
         return await writes.remove_events(self._database, tenant_id, conversation_id)
 
     async def expire_tombstones(self, now: TimeMs, limit: int) -> int:
@@ -551,6 +547,10 @@ class MongoStore:
 
 def _key_of(document: Document) -> Key:
     return document["tenant_id"], document["conversation_id"]
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - asyncio.get_running_loop().time())
 
 
 def _is_at(known: Known | None, commit: Commit) -> bool:

@@ -34,21 +34,23 @@ class Sweep:
 
 
 async def sweep(database: Any, now: TimeMs) -> int:
-    """Do up to 200 documents; return how many there were. Raises StoreUnavailable."""
+    """Do up to 200 documents; return how many there were. Raises StoreUnavailable.
+
+    One after the other as they come, since each may carry a quarter of a megabyte.
+    """
     asked = {"flush_at": {"$lte": number(now) - GRACE_MS}}
+    found = 0
+    done: list[UpdateOne] = []
     async with reading():
         cursor = database.conversations.find(asked, {"body": 0}).sort("flush_at", 1).limit(_AT_ONCE)
-        documents = await cursor.to_list(_AT_ONCE)
-    done: list[UpdateOne] = []
-    for document in documents:
-        key = (document["tenant_id"], document["conversation_id"])
-        known = known_of(document)
-        errors = await log.write(database, [Placed(*key, entry) for entry in known.unflushed])
-        await waits.note(database, key, known.waits, now)
-        if not any(isinstance(error, StorageError) for error in errors):
-            same = place(*key) | {"revision": known.revision}
-            done.append(UpdateOne(same, {"$unset": {"unflushed": "", "flush_at": ""}}))
-    if done:
-        async with reading():
+        async for document in cursor:
+            found += 1
+            key, known = (document["tenant_id"], document["conversation_id"]), known_of(document)
+            errors = await log.write(database, [Placed(*key, entry) for entry in known.unflushed])
+            await waits.note(database, key, known.waits, now)
+            if not any(isinstance(error, StorageError) for error in errors):
+                same = place(*key) | {"revision": known.revision}
+                done.append(UpdateOne(same, {"$unset": {"unflushed": "", "flush_at": ""}}))
+        if done:
             await database.conversations.bulk_write(done, ordered=False)
-    return len(documents)
+    return found

@@ -801,6 +801,31 @@ async def test_what_waits_behind_a_server_that_hangs_is_told_so_and_never_sent(
 
 
 @away
+async def test_a_commit_that_is_late_already_asks_nothing_more(
+    mongo_server: MongoServer, clock: Clock
+) -> None:
+    """Each step may take as long as a call does: one that begins too late would make it wait for longer."""
+    loop = asyncio.get_running_loop()
+    listener = Listener()
+    async with store_on(patient(mongo_server), clock, options={"event_listeners": [listener]}) as store:
+        record = await committed(store, conversation(), key="k1")
+    with inside(f"{mongo_server.url}/faults") as database:
+        database.conversations.update_one({"conversation_id": ID}, {"$unset": {"accepted": ""}})
+    options = {"event_listeners": [listener]}
+    async with store_on(patient(mongo_server), clock, options=options, patience_s=0.3) as store:
+        listener.sent.clear()
+        mongo_server.pause()
+        told = asyncio.ensure_future(store.commit(next_commit(record, key="k2")))
+        late = loop.create_future()
+        loop.call_later(0.5, late.set_result, None)
+        await late
+        mongo_server.resume()
+        with pytest.raises(StoreUnavailable, match="too slow"):
+            await told
+        assert [name for name, _ in listener.sent] == ["find"]
+
+
+@away
 async def test_what_fails_after_its_caller_has_gone_is_no_error_in_the_log(
     mongo_server: MongoServer, clock: Clock
 ) -> None:
