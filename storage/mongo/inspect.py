@@ -12,7 +12,7 @@ from storage.base import StorageError, StoreRefused
 from storage.inspection import Finding, access, clocks, is_local
 from storage.mongo import server_info
 from storage.mongo.driver import Driver, connect, disconnect, durable
-from storage.mongo.schema import COLLECTIONS, INDEXES, Index
+from storage.mongo.schema import INDEXES, compare
 from storage.mongo.server_info import ServerInfo
 
 FORM: Final = "mongodb://USER:PASSWORD@HOST/parley?replicaSet=NAME&tls=true"
@@ -107,29 +107,14 @@ async def _writes(client: Any) -> Finding:
 
 async def _indexes(client: Any) -> Finding:
     subject = "mongodb indexes"
-    database = durable(client)
-    there = {name: await getattr(database, name).index_information() for name in COLLECTIONS}
-    other = [_name(index) for index in INDEXES if _is_other(index, there[index.collection])]
+    missing, other = await compare(durable(client))
     if other:
         fix = "Drop them, then `parley migrate`."
-        return Finding("problem", subject, f"{', '.join(other)}: not those that Parley makes", fix)
-    missing = [_name(index) for index in INDEXES if index.name not in there[index.collection]]
+        return Finding("problem", subject, f"{', '.join(map(str, other))}: not those that Parley makes", fix)
     if missing:
         fix = "`parley migrate` makes them; so does a server when it starts."
         return Finding("warning", subject, f"{len(missing)} of {len(INDEXES)} are missing", fix)
     return Finding("ok", subject, f"all {len(INDEXES)} are there")
-
-
-def _name(index: Index) -> str:
-    return f"{index.collection}.{index.name}"
-
-
-def _is_other(index: Index, there: Mapping[str, Any]) -> bool:
-    found = there.get(index.name)
-    if found is None:
-        return False
-    keys = tuple((name, int(direction)) for name, direction in found["key"])
-    return keys != index.keys or bool(found.get("unique")) != bool(index.options.get("unique"))
 
 
 def _access(url: str) -> Finding:

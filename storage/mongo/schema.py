@@ -5,7 +5,7 @@ first makes them. On a sharded cluster the hashed shard key is ``{tenant_id: 1, 
 for ``conversations`` and ``events``; every unique index begins with those names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 
@@ -16,6 +16,9 @@ class Index(NamedTuple):
     name: str
     keys: tuple[tuple[str, int], ...]
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+    def __str__(self) -> str:
+        return f"{self.collection}.{self.name}"
 
 
 def _ascending(*names: str) -> tuple[tuple[str, int], ...]:
@@ -61,10 +64,20 @@ INDEXES: Final = (
 COLLECTIONS: Final = tuple(dict.fromkeys(index.collection for index in INDEXES))
 
 
-async def missing(database: Any) -> list[Index]:
-    """Return the indexes that are not there. Raises PyMongoError."""
-    there = {name: await _names(getattr(database, name)) for name in COLLECTIONS}
-    return [index for index in INDEXES if index.name not in there[index.collection]]
+async def compare(database: Any) -> tuple[list[Index], list[Index]]:
+    """Return the indexes that are not there, and those of whose names others are. Raises PyMongoError."""
+    there = {name: await getattr(database, name).index_information() for name in COLLECTIONS}
+    missing = [index for index in INDEXES if index.name not in there[index.collection]]
+    return missing, [index for index in INDEXES if _is_other(index, there[index.collection])]
+
+
+def _is_other(index: Index, there: Mapping[str, Any]) -> bool:
+    """Tell whether one of its name sorts by other keys, or is unique where this one is not."""
+    found = there.get(index.name)
+    if found is None:
+        return False
+    keys = tuple((name, int(direction)) for name, direction in found["key"])
+    return keys != index.keys or bool(found.get("unique")) != bool(index.options.get("unique"))
 
 
 async def make(database: Any, indexes: Sequence[Index]) -> list[str]:
@@ -75,8 +88,4 @@ async def make(database: Any, indexes: Sequence[Index]) -> list[str]:
     for index in indexes:
         collection = getattr(database, index.collection)
         await collection.create_index(list(index.keys), name=index.name, **index.options)
-    return [f"index {index.collection}.{index.name}" for index in indexes]
-
-
-async def _names(collection: Any) -> set[str]:
-    return set(await collection.index_information())
+    return [f"index {index}" for index in indexes]

@@ -14,6 +14,7 @@ from storage.base import (
     Due,
     KeyRecord,
     StorageError,
+    StoreRefused,
     StoreUnavailable,
 )
 from storage.codec import encode_record
@@ -48,7 +49,7 @@ from storage.mongo.driver import UNHURRIED, Driver, connect, disconnect, durable
 from storage.mongo.known import Key, KnownCache
 from storage.mongo.lanes import TOO_SLOW, Lane, check
 from storage.mongo.log import Placed
-from storage.mongo.schema import Index, make, missing
+from storage.mongo.schema import Index, compare, make
 from storage.mongo.server_info import ServerInfo, inspect, measure, refusal
 from storage.rules import check_commit, stored_batch
 
@@ -125,7 +126,13 @@ class MongoStore:
             if self._clock is not None:
                 await measure(self._client, self._clock.measured)
             database = durable(self._client)
-            self.migrated = await self._make_indexes(await missing(database))
+            missing, other = await compare(database)
+            if other:
+                raise StoreRefused(
+                    f"MongoDB has other indexes than Parley makes by the names {', '.join(map(str, other))}: "
+                    "drop them, and start again"
+                )
+            self.migrated = await self._make_indexes(missing)
         except PyMongoError as error:
             await self.close()
             raise refusal(error) from None

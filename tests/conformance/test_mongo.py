@@ -1030,6 +1030,16 @@ async def test_an_index_that_is_another_one_is_refused(mongo_url: str) -> None:
         await store.close()
 
 
+@away
+async def test_an_index_of_that_name_which_is_not_unique_is_refused(mongo_url: str) -> None:
+    """Two instances could begin the same conversation, and nobody would notice."""
+    with inside(mongo_url) as database:
+        database.conversations.create_index([("tenant_id", 1), ("conversation_id", 1)], name="key")
+        database.events.create_index([("tenant_id", 1), ("key", 1)], name="command", unique=True)
+    with pytest.raises(StoreRefused, match=r"names conversations\.key, events\.command: drop them"):
+        await MongoStore(mongo_url).open()
+
+
 # -- time -------------------------------------------------------------------------------------------
 
 
