@@ -18,6 +18,8 @@ const WORDS = {
   stopped: "Disconnected",
 };
 
+const TYPED_MS = 7_000; // who has not said so for this long types no more, whether that was said or lost
+
 class Page {
   #mirror = new Mirror();
   #messages = new Messages((payload) => this.#say(null, payload));
@@ -26,6 +28,7 @@ class Page {
   #connection = null;
   #commands = new Map(); // key -> {command, acked: the offset of its acceptance}
   #typing = false;
+  #typist = 0;
   #strange = false;
 
   /** Enter a conversation: take up what was not acknowledged, and connect. */
@@ -160,7 +163,7 @@ class Page {
     else if (what === "accepted") this.#onAccepted(output);
     else if (what === "settle") this.#onSettle(output);
     else if (what === "answer") this.#onHistory(output);
-    else if (what === "typing") this.#typing = output.frame.typing === true;
+    else if (what === "typing") this.#onTyping(output.frame.typing === true);
     else if (what === "complaint" || what === "detach") this.#trouble(explained(output.error));
     else if (what === "forget") {
       this.begin();
@@ -176,6 +179,7 @@ class Page {
     if (type === "message.received" || type === "message.completed") {
       if (key) this.#messages.sent(key);
       this.#messages.add(data);
+      this.#onTyping(false);
     } else if (type === "message.retracted") this.#messages.remove(data.message_id);
     else if (type === "turn.completed" || type === "turn.failed") this.#messages.endWriting();
     else if (type === "conversation.reset") {
@@ -184,6 +188,17 @@ class Page {
     } else if (type === "handoff.requested") this.#messages.note("A person is asked to take over.");
     else if (type === "pending.resolved" && !this.#commands.has(key)) this.#messages.note(`${outcome(data)}.`);
     else if (type === "pending.expired") this.#messages.note(`The time is over: ${outcome(data).toLowerCase()}.`);
+  }
+
+  #onTyping(typing) {
+    clearTimeout(this.#typist);
+    this.#typing = typing;
+    if (typing) this.#typist = setTimeout(() => this.#quiet(), TYPED_MS);
+  }
+
+  #quiet() {
+    this.#typing = false;
+    this.#show();
   }
 
   #onSnapshot(frame) {

@@ -764,6 +764,53 @@ def test_people_decide_with_edits_and_are_told_who_was_faster(scripted: Scripted
     assert widget.texts() == ["Rejected."]
 
 
+def test_who_types_is_seen_until_they_stop_or_say_no_more(scripted: Scripted) -> None:
+    """A notice may be lost, also the last one; and the same person in another tab is nobody else."""
+    widget, script = scripted()
+    widget.page.clock.install()
+    dots = widget.panel.locator("[part=typing]")
+    script.send("typing", user_id="v1", typing=True)
+    script.send("typing", user_id="desk", typing=True)
+    expect(dots).to_be_visible()
+    script.send("typing", user_id="v1", typing=False)
+    script.events(("message.received", script.message("Hello?", "user", user_id="v1")))
+    widget.until("Hello?")
+    expect(dots).to_be_visible()
+    script.send("typing", user_id="desk", typing=False)
+    expect(dots).to_be_hidden()
+    script.send("typing", user_id="desk", typing=True)
+    expect(dots).to_be_visible()
+    script.events(("message.completed", script.message("Yes?", "agent", user_id="desk")))
+    expect(dots).to_be_hidden()
+    script.send("typing", user_id="desk", typing=True)
+    expect(dots).to_be_visible()
+    widget.page.clock.fast_forward(7_000)
+    expect(dots).to_be_hidden()
+
+
+def test_the_others_are_told_that_this_person_types_and_stops(scripted: Scripted) -> None:
+    widget, script = scripted()
+    script.events(("message.completed", script.message("Hi!")))
+    widget.until("Hi!")
+    widget.page.clock.install()
+
+    def told() -> bool:
+        typing: bool = script.next("typing")["typing"]
+        return typing
+
+    widget.composer.press_sequentially("Hel")
+    assert told() is True
+    widget.page.clock.fast_forward(3_000)
+    widget.composer.press_sequentially("lo")
+    assert told() is True
+    widget.composer.fill("")
+    assert told() is False
+    widget.say("Hello")
+    assert told() is True
+    assert told() is False
+    assert script.next("process")["content"]["text"] == "Hello"
+
+
 def test_a_refused_message_comes_back_to_be_mended(scripted: Scripted) -> None:
     widget, script = scripted()
     widget.say("too long")

@@ -174,6 +174,9 @@ def visit(browser: Browser, url: str, friends: tuple[str, ...] = (), **options: 
         yield visited
 
 
+VISITOR: Final = {"user_id": "v1", "tenant_id": "t1", "role": "visitor", "scopes": [], "tier": "standard"}
+
+
 class Script:
     """The server's side of a page's sockets, played by the test; HTTP goes to the real server.
 
@@ -207,6 +210,7 @@ class Script:
                 epoch="e1" if self.offset else None,
                 offset=self.offset,
                 recovered=self.recovered,
+                principal=VISITOR,
                 ping_interval=25,
                 limits={},
             )

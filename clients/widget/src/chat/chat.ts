@@ -27,7 +27,8 @@ declare const VERSION: string;
 declare const OTHERS: string;
 
 const PAGE = 100;
-const TYPING_MS = 3_000;
+const TYPING_MS = 3_000; // who types says so once in this time
+const TYPED_MS = 7_000; // who has not said so for this long types no more, whether that was said or lost
 /** Under this name a message's metadata carries its key, so that it is known again in a snapshot. */
 const KEY = "client_key";
 
@@ -72,8 +73,9 @@ class Chat implements Mounted {
   #ready = false;
   #before: number | null = null;
   #asking = false;
-  #typing = false;
-  #told = 0; // when the others were last told that this person types
+  #typing = false; // somebody else does
+  #typist: ReturnType<typeof setTimeout> | undefined;
+  #told = 0; // when the others were last told that this person types; 0: that they do not
   #seen: { epoch: string | null; offset: number };
   #unread = 0;
   readonly #sent = new Map<string, Sent>();
@@ -106,7 +108,7 @@ class Chat implements Mounted {
       restart: () => this.restart(),
       retry: () => this.#again(),
       say: (text: string) => void this.#say(text, null).catch(() => {}),
-      typing: () => this.#tellTyping(),
+      typing: (typing: boolean) => this.#tellTyping(typing),
     };
     const heading = host.attribute("heading") ?? this.#words.heading;
     this.#panel = new Panel(
@@ -217,6 +219,7 @@ class Chat implements Mounted {
     this.#log.replace([], {});
     this.#requests.show([], {});
     this.#before = null;
+    this.#typing = false;
     this.#count(0);
     this.#panel.trouble(null);
     this.#connect();
@@ -302,7 +305,7 @@ class Chat implements Mounted {
       if (message.role !== "user") this.#news(message.offset ?? event.offset ?? 0);
       this.#emit("parley-message", { message });
     } else if (type === "message.retracted") this.#log.remove(event.message_id);
-    else if (type === "typing") this.#typing = event.typing;
+    else if (type === "typing") this.#onTyping(event.user_id, event.typing);
     else if (type === "unsubscribed") this.#onGone(event.error.code);
     else if (type === "flow.custom")
       this.#emit("parley-custom", { name: event.name, payload: event.payload });
@@ -316,6 +319,18 @@ class Chat implements Mounted {
       if (type === "turn.failed")
         this.#log.note(filled(this.#words.failure, { why: explained(event.error) }));
     } else if (type === "pending.resolved" || type === "pending.expired") this.#onSettled(event);
+  }
+
+  #onTyping(who: string, typing: boolean): void {
+    if (who === this.#parley.principal?.user_id) return; // this very person, in another tab
+    clearTimeout(this.#typist);
+    this.#typing = typing;
+    if (typing) this.#typist = setTimeout(() => this.#quiet(), TYPED_MS);
+  }
+
+  #quiet(): void {
+    this.#typing = false;
+    this.#show();
   }
 
   #onSettled({
@@ -464,11 +479,12 @@ class Chat implements Mounted {
     if (sent.left) this.#sent.delete(key);
   }
 
-  #tellTyping(): void {
-    if (this.#link !== "live" || Date.now() - this.#told < TYPING_MS || this.#chat.snapshot.epoch === null)
-      return;
-    this.#told = Date.now();
-    this.#chat.typing(true);
+  #tellTyping(typing: boolean): void {
+    const now = Date.now();
+    if (typing ? now - this.#told < TYPING_MS : this.#told === 0) return;
+    if (this.#link !== "live" || this.#chat.snapshot.epoch === null) return;
+    this.#told = typing ? now : 0;
+    this.#chat.typing(typing);
   }
 
   /** The SDK's outbox in this browser; what an earlier page left in it is shown as being on its way. */

@@ -17,7 +17,7 @@ export interface PanelEvents {
   restart(): void;
   retry(): void;
   say(text: string): void;
-  typing(): void;
+  typing(typing: boolean): void;
 }
 
 function icon(path: string): SVGElement {
@@ -171,14 +171,14 @@ export class Panel {
     if (text) {
       this.events.say(text);
       this.input.value = "";
-      this.#grow();
+      this.#onInput();
     }
     this.input.focus({ preventScroll: true });
   }
 
   #onInput(): void {
     this.#grow();
-    if (this.input.value) this.events.typing();
+    this.events.typing(this.input.value !== "");
   }
 
   #grow(): void {
