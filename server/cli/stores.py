@@ -66,7 +66,7 @@ def unopened(settings: Settings, error: "StorageError") -> CliError:
     from storage.base import StoreUnavailable
 
     is_away = isinstance(error, StoreUnavailable) and settings.store.startswith("mongodb")
-    hint = ": see that it runs, and that PARLEY_STORE names it; `parley doctor` looks closer"
+    hint = "; `parley doctor` looks closer"
     return CliError(f"{error}{hint if is_away else ''}.", CANNOT_START)
 
 

@@ -10,7 +10,7 @@ from pymongo.errors import DuplicateKeyError
 from storage.base import StorageError
 from storage.models import ApiKey, KeyPlace, TimeMs
 from storage.mongo.documents import Document, number, plain, text
-from storage.mongo.driver import reading
+from storage.mongo.failures import reading
 
 _FIELDS: Final = {field.name: 1 for field in fields(ApiKey)} | {"_id": 0}
 _STAYS: Final = ("key_id", "tenant_id", "prefix", "created_by", "created_at", "last_used_at")

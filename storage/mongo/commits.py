@@ -14,7 +14,7 @@ from pymongo.errors import BulkWriteError
 from storage.base import Commit, CommitOutcome, CommitUnknown, StorageError, StoreUnavailable
 from storage.models import TimeMs
 from storage.mongo.documents import Document, Known, conversation_document, place, places, without
-from storage.mongo.driver import reading, writing
+from storage.mongo.failures import NO_MAJORITY, reading, writing
 from storage.mongo.log import DUPLICATE_KEY
 from storage.mongo.queries import batch_at
 from storage.rules import stored_batch
@@ -71,7 +71,7 @@ async def write(database: Any, group: Sequence[Change], now: TimeMs) -> list[Out
         except BulkWriteError as error:
             details = error.details or {}
             if details.get("writeConcernErrors"):
-                raise CommitUnknown("MongoDB could not confirm a write by a majority") from None
+                raise CommitUnknown(NO_MAJORITY) from None
             failed = {found["index"]: found["code"] for found in details["writeErrors"]}
             matched = details["nMatched"]
     outcomes = [_failure(failed[n]) if n in failed else CommitOutcome.COMMITTED for n in range(len(group))]
@@ -91,9 +91,9 @@ def _failure(code: int) -> Outcome:
     if code == DUPLICATE_KEY:
         return CommitOutcome.CONFLICT
     if code in _REFUSED:
-        return StoreUnavailable(f"MongoDB refused to write a conversation (code {code})")
+        return StoreUnavailable(f"MongoDB refuses to write a conversation (code {code}): its log says why")
     # A router says so of a shard that it lost sight of: the shard may have done it.
-    return CommitUnknown(f"MongoDB does not tell what became of a conversation (code {code})")
+    return CommitUnknown(f"MongoDB does not tell what became of a write (code {code}): its log says why")
 
 
 async def _settle(database: Any, changes: Sequence[Change]) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""The seam between the adapter and the driver: connecting, and what the driver's errors mean.
+"""The seam between the adapter and the driver: which one it is, and how it connects.
 
 PyMongo's asyncio API is the default. Motor (``PARLEY_MONGO_DRIVER=motor``, extra ``[motor]``) has the same
 calls; those that differ (closing a client, ``aggregate``) are here or not used.
@@ -7,25 +7,16 @@ calls; those that differ (closing a client, ``aggregate``) are here or not used.
 import inspect
 import re
 import warnings
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pymongo import ReadPreference, WriteConcern
-from pymongo.errors import (
-    ConfigurationError,
-    ConnectionFailure,
-    InvalidURI,
-    NetworkTimeout,
-    OperationFailure,
-    PyMongoError,
-    ServerSelectionTimeoutError,
-)
+from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.read_concern import ReadConcern
 
-from storage.base import CommitUnknown, StorageError, StoreRefused, StoreUnavailable
+from storage.base import StoreRefused
 from storage.mongo.schema import COLLECTIONS
 
 Driver = Literal["pymongo", "motor"]
@@ -46,8 +37,6 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 UNHURRIED: Final[Mapping[str, Any]] = {"timeoutMS": None, "socketTimeoutMS": None}
 """The options of a client that may take its time: making an index may take minutes."""
 DURABLE: Final = WriteConcern("majority", j=True)
-_AUTHENTICATION: Final = frozenset({13, 18, 8000})
-"""Unauthorized, AuthenticationFailed, AtlasError (what Atlas says to wrong credentials)."""
 _WRONG_OPTION: Final = re.compile(r"(?:Unknown option:|The value of) (\w+)")
 
 
@@ -140,52 +129,3 @@ def durable(client: Any) -> Any:
         write_concern=DURABLE,
     )
     return SimpleNamespace(**{name: database[name] for name in COLLECTIONS})
-
-
-@asynccontextmanager
-async def reading() -> AsyncIterator[None]:
-    """Translate the driver's errors of what may be done again: nothing has happened."""
-    try:
-        yield
-    except PyMongoError as error:
-        raise translated(error) from None
-
-
-@asynccontextmanager
-async def writing() -> AsyncIterator[None]:
-    """Translate the driver's errors of a conditional write: it may have happened, unless it was not sent."""
-    try:
-        yield
-    except PyMongoError as error:
-        raise translated(error, sent=was_sent(error)) from None
-
-
-def was_sent(error: PyMongoError) -> bool:
-    """Tell whether what failed may have reached the server, and may have had its effect there."""
-    if isinstance(error, ServerSelectionTimeoutError | ConfigurationError):
-        return False  # of a second attempt, the driver raises what ended the first
-    if isinstance(error, OperationFailure):
-        return error.code not in _AUTHENTICATION
-    return isinstance(error, ConnectionFailure)
-
-
-def translated(error: PyMongoError, *, sent: bool = False) -> StorageError:
-    """Return what the port says of a driver's error; with ``sent``, its outcome is unknown."""
-    if isinstance(error, OperationFailure) and error.code in _AUTHENTICATION:
-        return StoreUnavailable(f"MongoDB refuses the credentials of PARLEY_STORE ({_said(error)})")
-    if sent:
-        return CommitUnknown(f"MongoDB gave no answer that tells the outcome ({_said(error)})")
-    if isinstance(error, ServerSelectionTimeoutError):
-        return StoreUnavailable(f"no primary of MongoDB can be reached ({_said(error)})")
-    if isinstance(error, NetworkTimeout) or getattr(error, "timeout", False):
-        return StoreUnavailable(f"MongoDB did not answer in time ({_said(error)})")
-    return StoreUnavailable(f"MongoDB has failed ({_said(error)})")
-
-
-def _said(error: BaseException) -> str:
-    """Return the error's class, its code and the beginning of its text, which holds no credentials."""
-    code = getattr(error, "code", None)
-    text = str(error)
-    for behind in (", full error", ", Timeout:", " (configured timeouts"):
-        text = text.partition(behind)[0]
-    return f"{type(error).__name__}{'' if code is None else f' {code}'}: {text[:160]}"

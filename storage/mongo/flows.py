@@ -13,7 +13,7 @@ from pymongo.errors import DuplicateKeyError
 from storage.base import StoreUnavailable
 from storage.models import Flow, FlowVersion, TimeMs
 from storage.mongo.documents import Document, number, plain, text
-from storage.mongo.driver import reading
+from storage.mongo.failures import reading
 
 _VERSION: Final = {field.name: 1 for field in fields(FlowVersion)} | {"_id": 0}
 _TRIES: Final = 50

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from pymongo.errors import OperationFailure, PyMongoError
 
-from storage.base import StorageError, StoreRefused
+from storage.base import StorageError
 from storage.inspection import Finding, access, clocks, is_local
 from storage.mongo import server_info
 from storage.mongo.driver import Driver, connect, disconnect, durable
@@ -47,12 +47,9 @@ async def inspect(url: str, driver: Driver = "pymongo") -> list[Finding]:
 
 
 def _problem(error: StorageError) -> Finding:
-    """A refusal says what to do behind a colon; what is away may be wrong in many ways."""
+    """Behind the colon stands what to do."""
     what, _, fix = str(error).partition(": ")
-    if isinstance(error, StoreRefused):
-        return Finding("problem", _SUBJECT, what, f"{fix[:1].upper()}{fix[1:]}.")
-    fix = "Start it, or correct PARLEY_STORE; its own log says what else may be wrong."
-    return Finding("problem", _SUBJECT, what.partition(" (")[0], fix)
+    return Finding("problem", _SUBJECT, what, f"{fix[:1].upper()}{fix[1:]}.")
 
 
 def _server(info: ServerInfo) -> Finding:

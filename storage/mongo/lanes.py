@@ -15,7 +15,7 @@ from storage.base import StoreUnavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
-TOO_SLOW: Final = "MongoDB is too slow for what is asked of it"
+TOO_SLOW: Final = "MongoDB is too slow for what is asked of it: look at its load, and at the network to it"
 
 
 def check(deadline: float) -> None:

@@ -13,7 +13,7 @@ from pymongo.errors import BulkWriteError
 
 from storage.base import StorageError, StoreUnavailable
 from storage.mongo.documents import Document, place, text
-from storage.mongo.driver import reading
+from storage.mongo.failures import reading
 
 DUPLICATE_KEY: Final = 11000
 
@@ -80,7 +80,7 @@ async def insert(collection: Any, documents: Sequence[Document]) -> list[int]:
             details = error.details or {}
             failed = {found["index"]: found["code"] for found in details.get("writeErrors", ())}
             if details.get("writeConcernErrors") or any(code != DUPLICATE_KEY for code in failed.values()):
-                raise StoreUnavailable("MongoDB could not write to the log") from None
+                raise StoreUnavailable("MongoDB could not write to the log: its own says why") from None
             return sorted(failed)
     return []
 

@@ -27,7 +27,7 @@ from storage.mongo.documents import (
     record_of,
     text,
 )
-from storage.mongo.driver import reading
+from storage.mongo.failures import reading
 from storage.rules import newest_messages, page
 
 _HEAD: Final = {"_id": 0, "epoch": 1, "offset": 1, "unflushed": 1}

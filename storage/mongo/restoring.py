@@ -20,7 +20,7 @@ from storage.mongo.documents import (
     next_known,
     place,
 )
-from storage.mongo.driver import reading, writing
+from storage.mongo.failures import reading, writing
 from storage.mongo.log import Placed
 from storage.rules import execution_of, key_twice, restored
 

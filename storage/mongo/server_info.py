@@ -1,5 +1,6 @@
 """What the server at the other end says of itself, and whether it will do."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -8,13 +9,13 @@ from typing import Any, Final, NamedTuple
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from storage.base import StorageError, StoreRefused
-from storage.mongo.driver import translated
+from storage.mongo.failures import REFUSED_CREDENTIALS, translated
 
 OLDEST: Final = (6, 0)
 _NO_SUCH_COMMAND: Final = 59
-_CREDENTIALS: Final = frozenset({13, 18, 8000})
 _OTHER_INDEX: Final = frozenset({85, 86})
 """IndexOptionsConflict, IndexKeySpecsConflict."""
+_ITS_NAME: Final = re.compile(r"different name: ([\w.-]+)")
 
 
 class ServerInfo(NamedTuple):
@@ -84,11 +85,8 @@ async def inspect(client: Any) -> ServerInfo:
 def refusal(error: PyMongoError) -> StorageError:
     """Return what is to be raised at start for a driver's error: some do not mend themselves."""
     text = str(error)
-    if isinstance(error, OperationFailure) and error.code in _CREDENTIALS:
-        return StoreRefused(
-            "MongoDB refuses the credentials of PARLEY_STORE: check user, password and authSource in the "
-            "URL, and that the user has the role readWrite on the database"
-        )
+    if isinstance(error, OperationFailure) and error.code in REFUSED_CREDENTIALS:
+        return StoreRefused(str(translated(error)))
     if "requires at least wire version" in text or "reports wire version" in text:
         return StoreRefused(
             "this MongoDB is too old: Parley needs 6.0 or newer; upgrade the server, or name another in "
@@ -100,8 +98,10 @@ def refusal(error: PyMongoError) -> StorageError:
             "URL, and that the set is initiated (rs.initiate())"
         )
     if isinstance(error, OperationFailure) and error.code in _OTHER_INDEX:
+        named = _ITS_NAME.search(text)
+        which = f", {named[1]}," if named else ""
         return StoreRefused(
-            f"an index of Parley's name is there and is another one ({text[:200]}): drop it, and start again"
+            f"MongoDB has an index{which} where Parley makes one of its own: drop it, and start again"
         )
     return translated(error)
 

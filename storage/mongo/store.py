@@ -45,7 +45,8 @@ from storage.mongo.documents import (
     record_of,
     without,
 )
-from storage.mongo.driver import UNHURRIED, Driver, connect, disconnect, durable, reading
+from storage.mongo.driver import UNHURRIED, Driver, connect, disconnect, durable
+from storage.mongo.failures import reading
 from storage.mongo.known import Key, KnownCache
 from storage.mongo.lanes import TOO_SLOW, Lane, check
 from storage.mongo.log import Placed

@@ -12,7 +12,7 @@ from storage.base import StorageError
 from storage.models import TimeMs
 from storage.mongo import log, waits
 from storage.mongo.documents import known_of, number, place
-from storage.mongo.driver import reading
+from storage.mongo.failures import reading
 from storage.mongo.log import Placed
 
 EVERY_MS: Final = 15_000

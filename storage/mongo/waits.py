@@ -13,7 +13,7 @@ from pymongo import DeleteOne
 from storage.listing import Wait, Waiting, WaitPlace
 from storage.models import TimeMs
 from storage.mongo.documents import Document, number, place, places, text, waits_in
-from storage.mongo.driver import reading
+from storage.mongo.failures import reading
 from storage.mongo.log import insert
 
 ABANDONED_MS: Final = 600_000

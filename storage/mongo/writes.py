@@ -6,7 +6,7 @@ from storage.base import StoreUnavailable
 from storage.codec import encode_record
 from storage.models import InboxEntry, TimeMs
 from storage.mongo.documents import Document, date_of, number, place, record_of, text
-from storage.mongo.driver import reading, writing
+from storage.mongo.failures import reading, writing
 from storage.mongo.lanes import check
 from storage.rules import with_command
 

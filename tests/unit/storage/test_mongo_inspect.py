@@ -82,7 +82,7 @@ def test_what_cannot_be_reached_is_a_problem(tmp_path: Path) -> None:
     told = parley("doctor", "--json", cwd=tmp_path, env={**env, "PYTHONWARNINGS": "default"})
     found = {finding["subject"]: finding for finding in json.loads(told.stdout)}
     assert (told.returncode, found["mongodb"]["level"]) == (FAILED, "problem"), told.stderr
-    assert found["mongodb"]["fix"].startswith("Start it, or correct PARLEY_STORE")
+    assert found["mongodb"]["fix"].startswith("See that it runs, and that PARLEY_STORE names it")
     assert found["bus"]["level"] == "warning"  # a second instance would not hear of the first
 
 

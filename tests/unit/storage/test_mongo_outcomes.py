@@ -16,7 +16,7 @@ from pymongo.errors import (
 from storage.base import CommitOutcome, CommitUnknown, StoreUnavailable
 from storage.mongo import commits
 from storage.mongo.documents import NOTHING
-from storage.mongo.driver import was_sent
+from storage.mongo.failures import was_sent
 from tests.support.records import NOW, conversation, next_commit
 
 
