@@ -32,8 +32,8 @@ LONGEST_DELAY_S: Final = 30.0
 """A worker that died is started again after the first, then after twice as long each time, up to the last."""
 SOUND_S: Final = 60.0
 """One that lived for so long begins anew with the delays."""
-OVERTIME_S: Final = 8.0
-"""What workers may take beyond the time that running steps have; who is left then is killed."""
+OVERTIME_S: Final = 5.0
+"""What workers may take beyond the time of running steps. They end before, or hang and are killed."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 _log = structlog.get_logger(__name__)

@@ -5,6 +5,26 @@ import signal
 import subprocess
 import sys
 
+from server.cli.errors import FAILED
+from server.cli.supervisor import OVERTIME_S
+from server.settings import Settings
+
+WORKER_THAT_HANGS = """
+import signal, sys
+from server.cli.supervisor import Supervisor
+from server.settings import Settings
+
+settings = Settings(
+    port=0, workers=2, drain_seconds=0, store="mongodb://nowhere.example/none", bus="redis://nowhere.example"
+)
+found = Supervisor(settings, lambda url: None).run()
+if isinstance(found, int):
+    sys.exit(found)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("hangs", file=sys.stderr, flush=True)
+while True:
+    signal.pause()
+"""
 WORKER_THAT_IS_READY_WHEN_IT_IS_TOLD_TO_STOP = """
 import os, select, signal, sys
 from server.cli.supervisor import Supervisor
@@ -52,3 +72,14 @@ def test_a_parent_that_is_told_to_stop_starts_nobody_any_more() -> None:
         os.kill(parent.pid, signal.SIGINT)
         assert list(said) == ["over"]
     assert parent.returncode == 0
+
+
+def test_a_worker_that_hangs_is_killed_and_told_of() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKER_THAT_HANGS], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as parent:
+        assert parent.stderr is not None
+        assert parent.stderr.readline() == b"hangs\n"
+        parent.send_signal(signal.SIGTERM)
+    assert parent.returncode == FAILED
+    assert Settings.model_fields["drain_seconds"].default + OVERTIME_S <= 30
