@@ -106,7 +106,7 @@ class CatchUp:
                 subscription.epoch, subscription.to = None, 0
                 if resume is not None:
                     name = subscription.topic.conversation_id
-                    subscription.watcher.outbox.put(missing_snapshot_frame(name))
+                    subscription.outbox.put(missing_snapshot_frame(name))
             elif missed is not None and resume is not None:
                 subscription.epoch, subscription.to = record.epoch, resume.offset
                 await self._replay(subscription, turn, record, missed)
@@ -150,7 +150,7 @@ class CatchUp:
 
     @staticmethod
     def _overtaken(subscription: Subscription, turn: int) -> bool:
-        return subscription.gone or subscription.turn != turn or subscription.watcher.outbox.closed
+        return subscription.gone or subscription.turn != turn or subscription.outbox.closed
 
     def _see(self, subscription: Subscription, record: Conversation) -> None:
         """Note as whom the watcher sees the record that it is being brought to."""
@@ -166,14 +166,14 @@ class CatchUp:
         """Send ``batches`` as fast as the socket drains."""
         self._see(subscription, record)
         for frame, to in replay_frames(record, batches, subscription.to, subscription.audience):
-            await subscription.watcher.outbox.room()
+            await subscription.outbox.room()
             if self._overtaken(subscription, turn) or not subscription.put(frame, to):
                 return
 
     async def _snapshot(self, subscription: Subscription, turn: int, record: Conversation) -> None:
         self._see(subscription, record)
         page = await newest_messages(self._store, record, subscription.audience)
-        await subscription.watcher.outbox.room()
+        await subscription.outbox.room()
         if self._overtaken(subscription, turn):
             return
         partials = subscription.topic.partial_records()
@@ -238,7 +238,7 @@ class CatchUp:
         topic = subscription.topic
         if subscription.epoch is not None:
             self._topics.detach(subscription)
-            subscription.watcher.outbox.put(frames.unsubscribed(topic.conversation_id))
+            subscription.outbox.put(frames.unsubscribed(topic.conversation_id))
         else:
             self._topics.dissolve(topic)
 

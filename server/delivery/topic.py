@@ -45,10 +45,11 @@ class Subscription:
     with each catching up, so that an older one notices that it was overtaken.
     """
 
-    __slots__ = ("audience", "epoch", "gone", "live", "to", "topic", "turn", "watcher")
+    __slots__ = ("audience", "epoch", "gone", "live", "outbox", "to", "topic", "turn", "watcher")
 
     def __init__(self, watcher: Watcher, topic: "Topic") -> None:
         self.watcher = watcher
+        self.outbox = watcher.outbox
         self.topic = topic
         self.audience: Audience = "owner"
         self.epoch: str | None = None
@@ -59,7 +60,7 @@ class Subscription:
 
     def put(self, payload: bytes, to: int) -> bool:
         """Put a frame that ends at ``to`` in the outbox. False: the connection is closing."""
-        if not self.watcher.outbox.put(payload):
+        if not self.outbox.put(payload):
             return False
         self.to = to
         return True
@@ -257,8 +258,8 @@ class Topic:
         for subscription in self.subscriptions:
             watcher = subscription.watcher
             knows = subscription.live and subscription.epoch is not None
-            if knows and watcher is not but and watcher.outbox.has_room:
-                watcher.outbox.put(payload)
+            if knows and watcher is not but and subscription.outbox.has_room:
+                subscription.outbox.put(payload)
 
     def stream(self, message_id: str, index: int, delta: str) -> None:
         """Keep what was streamed of a message, for snapshots; gives up on holes and on long ones."""

@@ -71,7 +71,7 @@ class Topics:
         for subscription in list(topic.subscriptions):
             if subscription.epoch is not None:
                 topic.remove(subscription)
-                subscription.watcher.outbox.put(notice)
+                subscription.outbox.put(notice)
         if topic.live == 0:
             topic.begin(None, 0)
         self.settle(topic)
