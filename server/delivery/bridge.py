@@ -84,14 +84,18 @@ def inbox_payload(tenant_id: str) -> bytes:
     return orjson.dumps({"v": VERSION, "kind": "inbox", "tenant": tenant_id})
 
 
-def hint_payload(tenant_id: str, conversation_id: str, frame: bytes) -> bytes:
-    """Return a frame that may be lost (a delta, a typing notice), for other instances to pass on."""
+def hint_payload(tenant_id: str, conversation_id: str, epoch: str, frame: bytes) -> bytes:
+    """Return a frame that may be lost (a delta, a typing notice), for other instances to pass on.
+
+    ``epoch`` is the life of the conversation that it belongs to: who watches another may not see this one.
+    """
     return orjson.dumps(
         {
             "v": VERSION,
             "kind": "hint",
             "tenant": tenant_id,
             "conversation": conversation_id,
+            "epoch": epoch,
             "frame": orjson.Fragment(frame),
         }
     )

@@ -168,14 +168,21 @@ class Hub:
             self._arrived(topic, record.user_id, deleted, batch)
 
     def publish_delta(
-        self, tenant_id: str, conversation_id: str, execution_id: str, message_id: str, index: int, delta: str
+        self,
+        tenant_id: str,
+        conversation_id: str,
+        epoch: str,
+        execution_id: str,
+        message_id: str,
+        index: int,
+        delta: str,
     ) -> None:
         """Pass a piece of a streamed message on; it may be lost."""
         payload = frames.message_delta(conversation_id, execution_id, message_id, index, delta)
         topic = self._topics.get((tenant_id, conversation_id))
-        if topic is not None:
+        if topic is not None and topic.epoch == epoch:
             topic.stream(message_id, index, delta)
-        self._hint(tenant_id, conversation_id, payload)
+        self._hint(tenant_id, conversation_id, epoch, payload)
 
     def typing(self, watcher: Watcher, conversation_id: str, active: bool) -> None:
         """Tell the others of a conversation that ``watcher`` types in it, if it watches it itself."""
@@ -184,7 +191,7 @@ class Hub:
             return
         user_id = watcher.principal.user_id
         self._hint(
-            watcher.principal.tenant_id, conversation_id,
+            watcher.principal.tenant_id, conversation_id, subscription.epoch,
             frames.typing(conversation_id, user_id, active), but=watcher,
         )  # fmt: skip
 
@@ -204,14 +211,14 @@ class Hub:
             self._bridge.publish(FLOWS_CHANNEL, flows_payload())
 
     def _hint(
-        self, tenant_id: str, conversation_id: str, payload: bytes, *, but: Watcher | None = None
+        self, tenant_id: str, conversation_id: str, epoch: str, payload: bytes, *, but: Watcher | None = None
     ) -> None:
         topic = self._topics.get((tenant_id, conversation_id))
         if topic is not None:
-            topic.hint(payload, but=but)
+            topic.hint(payload, epoch, but=but)
         if self._bridge is not None:
             channel = channel_of(tenant_id, conversation_id)
-            self._bridge.publish(channel, hint_payload(tenant_id, conversation_id, payload))
+            self._bridge.publish(channel, hint_payload(tenant_id, conversation_id, epoch, payload))
 
     def _arrived(self, topic: Topic, owner: str | None, deleted: bool, batch: EventBatch | None) -> None:
         if deleted:
@@ -252,7 +259,7 @@ class Hub:
             case "hint":
                 topic = self._topics.get((message["tenant"], message["conversation"]))
                 if topic is not None:
-                    topic.hint(orjson.dumps(message["frame"]))
+                    topic.hint(orjson.dumps(message["frame"]), message["epoch"])
 
     def _take_commit(self, key: tuple[str, str], message: Mapping[str, Any]) -> None:
         topic = self._topics.get(key)

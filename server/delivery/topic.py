@@ -249,16 +249,15 @@ class Topic:
 
     # --- hints ------------------------------------------------------------------------------------
 
-    def hint(self, payload: bytes, *, but: Watcher | None = None) -> None:
+    def hint(self, payload: bytes, epoch: str, *, but: Watcher | None = None) -> None:
         """Send what may be lost (a delta, a typing notice) to whom it can reach at once.
 
-        Not to who waits for a conversation to begin: whether they may see it, its first commit tells, and a
-        bus may bring that later, or never.
+        Not to who waits for a conversation to begin, nor to who knows another life of it: whether they may
+        see this one, its first commit tells, and a bus may bring that later, or never.
         """
         for subscription in self.subscriptions:
-            watcher = subscription.watcher
-            knows = subscription.live and subscription.epoch is not None
-            if knows and watcher is not but and subscription.outbox.has_room:
+            knows = subscription.live and subscription.epoch == epoch
+            if knows and subscription.watcher is not but and subscription.outbox.has_room:
                 subscription.outbox.put(payload)
 
     def stream(self, message_id: str, index: int, delta: str) -> None:

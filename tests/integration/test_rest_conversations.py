@@ -69,6 +69,13 @@ def texts(data: dict[str, Any]) -> list[str]:
     return [message["text"] for message in data["response"]["messages"]]
 
 
+async def stream(server: RunningServer, message_id: str, index: int, delta: str) -> None:
+    """Have a piece of a message told that is being written in c1."""
+    record = await server.application.engine.read("t1", "c1")
+    assert record is not None
+    server.application.hub.publish_delta("t1", "c1", record.epoch, "x", message_id, index, delta)
+
+
 async def let_go(server: RunningServer) -> None:
     """Return once no stream holds anything any more; fail if that does not come."""
     for _ in range(200):
@@ -247,11 +254,8 @@ async def test_a_turn_is_streamed_as_it_is_said(server: RunningServer) -> None:
 async def test_deltas_are_chunks_and_the_whole_message_is_what_is_left_of_it(server: RunningServer) -> None:
     async with streamed(server, "/conversations/c1/process", said("t", flow_id="slow")) as events:
         assert (await events.next()).data["chunk"] == "One moment."
-        publish = server.application.hub.publish_delta
-        publish("t1", "c1", "x", "m-streamed", 0, "It ")
-        publish("t1", "c1", "x", "m-streamed", 1, "is")
-        publish("t1", "c1", "x", "m-streamed", 1, "is")
-        publish("t1", "c1", "x", "m-streamed", 3, "hole")
+        for index, delta in ((0, "It "), (1, "is"), (1, "is"), (3, "hole")):
+            await stream(server, "m-streamed", index, delta)
         assert [(await events.next()).data["chunk"] for _ in range(2)] == ["It ", "is"]
         (await gate("t")).open()
         assert [told.data["chunk"] for told in await events.rest()] == ["It is open.", ""]
@@ -275,7 +279,7 @@ async def test_a_turn_that_waits_is_streamed_without_what_others_say(server: Run
     await say(server, "u", flow_id="slow", Prefer="respond-async")
     await gate("u")
     async with streamed(server, "/conversations/c1/process", said("hi")) as events:
-        server.application.hub.publish_delta("t1", "c1", "x", "m1", 0, "not ours")
+        await stream(server, "m1", 0, "not ours")
         gates["u"].open()
         told = await events.rest()
     assert [event.data["chunk"] for event in told] == ["What is your name?", ""]
@@ -423,7 +427,7 @@ async def test_a_stream_tells_the_events_of_the_socket(server: RunningServer) ->
             told = await events.next()
             assert (told.name, told.data) == (event["type"], event)
             assert told.id == f"{frame['epoch']}:{event['offset']}"
-        server.application.hub.publish_delta("t1", "c1", "x", "m1", 0, "He")
+        await stream(server, "m1", 0, "He")
         delta = await events.next()
         assert (delta.name, delta.data["delta"], delta.id) == ("message.delta", "He", None)
 

@@ -488,7 +488,7 @@ async def test_a_streamed_message_is_in_the_snapshot_until_it_is_complete() -> N
     await log.say()
     await watch(hub, first)
     for index, delta in enumerate(["Hel", "lo"]):
-        hub.publish_delta(TENANT, "c1", "x1", "m9", index, delta)
+        hub.publish_delta(TENANT, "c1", "e1", "x1", "m9", index, delta)
     assert [frame["delta"] for frame in first.of_type("message.delta")] == ["Hel", "lo"]
     await watch(hub, second)
     assert second.frames[-1]["partials"] == [{"message_id": "m9", "text": "Hello", "next_index": 2}]
@@ -503,7 +503,7 @@ async def test_hints_are_not_kept_for_a_socket_that_takes_nothing() -> None:
     await log.say()
     await watch(hub, watcher)
     watcher.wire.stop_reading()
-    hub.publish_delta(TENANT, "c1", "x1", "m9", 0, "x" * 100)
+    hub.publish_delta(TENANT, "c1", "e1", "x1", "m9", 0, "x" * 100)
     watcher.wire.read_on()
     assert watcher.of_type("message.delta") == []
 
@@ -512,7 +512,7 @@ async def test_what_nobody_watches_costs_nothing() -> None:
     log = Log()
     hub = hub_over(log)
     hub.publish(await log.say())
-    hub.publish_delta(TENANT, "c1", "x1", "m9", 0, "x")
+    hub.publish_delta(TENANT, "c1", "e1", "x1", "m9", 0, "x")
     assert hub.watched == 0
 
 

@@ -151,7 +151,7 @@ async def test_deletion_and_hints_reach_other_instances() -> None:
     await watch(here.hub, near)
     await watch(there.hub, far)
     here.hub.typing(near, "c1", True)
-    here.hub.publish_delta(TENANT, "c1", "x1", "m9", 0, "Hel")
+    here.hub.publish_delta(TENANT, "c1", "e1", "x1", "m9", 0, "Hel")
     here.hub.publish(await log.erase())
     await loops()
     assert [frame["type"] for frame in far.frames[2:]] == ["typing", "message.delta", "unsubscribed"]
@@ -165,12 +165,36 @@ async def test_who_waits_for_a_conversation_hears_no_hint_of_it_before_it_is_kno
     await watch(there.hub, stranger)
     await watch(there.hub, owner)
     first = await log.say()
-    here.hub.publish_delta(TENANT, "c1", "x1", "m9", 0, "Hel")
+    here.hub.publish_delta(TENANT, "c1", "e1", "x1", "m9", 0, "Hel")
     here.hub.publish(first)
-    here.hub.publish_delta(TENANT, "c1", "x1", "m9", 1, "lo")
+    here.hub.publish_delta(TENANT, "c1", "e1", "x1", "m9", 1, "lo")
     await loops()
     assert stranger.of_type("message.delta", "typing", "events") == []
     assert [frame["delta"] for frame in owner.of_type("message.delta")] == ["lo"]
+
+
+async def test_who_watches_a_former_life_of_a_conversation_hears_no_hint_of_the_present_one() -> None:
+    """It was deleted and made anew by somebody else, and the bus has lost both."""
+    log = Log()
+    here, there = instances(log)
+    await log.say()
+    former = FakeWatcher()
+    await watch(there.hub, former)
+    await log.erase()
+    log.record, log.user_id = None, "u2"
+    assert await log.store.expire_tombstones(2, 10) == 1
+    await log.say()
+    writer, reader = FakeWatcher(Principal("u2", TENANT)), FakeWatcher(Principal("u2", TENANT))
+    await watch(here.hub, writer)
+    await watch(here.hub, reader)
+    here.hub.typing(writer, "c1", True)
+    here.hub.publish_delta(TENANT, "c1", "e2", "x1", "m9", 0, "secret")
+    await loops()
+    assert [frame["type"] for frame in reader.of_type("typing", "message.delta")] == [
+        "typing",
+        "message.delta",
+    ]
+    assert former.of_type("typing", "message.delta") == []
 
 
 async def test_an_engine_is_told_that_another_instance_has_work_for_it() -> None:
