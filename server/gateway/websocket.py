@@ -105,9 +105,9 @@ class Gateway:
             return
         connection = Connection(self, wire, bearer, origins[0] if origins else None)
         # This frame lives as long as the connection.
-        del scope, send, offered, subprotocol, bearer, refusal, origins
+        del scope, receive, send, offered, subprotocol, bearer, refusal, origins
         try:
-            await connection.run(receive)
+            await connection.run()
         finally:
             connection.end()
 
@@ -161,25 +161,24 @@ class Connection:
 
     # --- what comes in ----------------------------------------------------------------------------
 
-    async def run(self, receive: Receive) -> None:
+    async def run(self) -> None:
         """Answer frames, in order, until the socket closes."""
         session, outbox, now_ms = self._session, self.outbox, self._gateway.now_ms
-        metrics = self._gateway.services.metrics
+        metrics, receive = self._gateway.services.metrics, self._wire.receive
         while True:
             message = await receive()
-            if message["type"] == "websocket.disconnect":
+            is_text = type(message) is bytes
+            if not is_text and message["type"] == "websocket.disconnect":
                 metrics.closes[str(message.get("code", 1005))] += 1
                 return
             metrics.frames += 1
             if not outbox.has_room:
                 await self._wait_for_room()
-            text = message.get("text")
-            del message
-            if text is not None:
-                await self._perform(session.receive_text(text, now_ms()))
-            else:
-                await self._perform(session.receive_binary(now_ms()))
-            del text
+            now = now_ms()
+            actions = session.receive_text(message, now) if is_text else session.receive_binary(now)
+            del message  # what is not held while the next one is awaited costs an idle connection nothing
+            await self._perform(actions)
+            del actions
 
     async def _wait_for_room(self) -> None:
         """Read on only as fast as the peer reads: so answers cannot pile up."""

@@ -3,9 +3,10 @@
 What it adds to ``websockets-sansio``, and why:
 
 * direct, synchronous writes and the transport's pause and resume, so that an outbox needs no task;
+* a short way in for what nearly everything is: one text frame, whole, in what one read has brought;
 * a close that ends in an abort: uvicorn would wait for ever for a peer that reads nothing;
 * no pong to a peer that reads nothing: their number has no other bound;
-* no traceback in the log because a peer sent invalid UTF-8.
+* no traceback in the log because a peer sent invalid UTF-8: the session looks at that.
 
 An application finds it in its scope as ``extensions["parley.wire"]``.
 """
@@ -18,11 +19,12 @@ from typing import Any, Final, cast
 import structlog
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
-from websockets.frames import Frame
+from websockets.frames import Frame, apply_mask  # type: ignore[attr-defined] # in C where that is built
 from websockets.http11 import Request
+from websockets.streams import StreamReader
 
-from protocol.errors import CloseCode
 from server.delivery.outbox import Outbox
+from server.gateway.mailbox import Mailbox, Message
 
 EXTENSION: Final = "parley.wire"
 CLOSE_TIMEOUT_S: Final = 5.0
@@ -36,6 +38,7 @@ PONG_BACKLOG_BYTES: Final = 64 * 1024
 _SHORT, _MIDDLE = 126, 65536
 _TEXT: Final = 0x81
 """FIN and the opcode of text (RFC 6455, 5.2)."""
+_MASKED: Final = 0x80
 _BAD_HANDSHAKE: Final = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -99,17 +102,75 @@ class WebSocketWire(WebSocketsSansIOProtocol):
 
     # What each frame needs lies in the object itself. Python shares the layout of up to 30 other attributes
     # between all sockets; uvicorn has 37, and a dict of its own for each costs a KiB and a cache miss a look.
-    __slots__ = ("_corked", "_corked_bytes", "close_sent", "close_timer", "conn", "cork",
+    __slots__ = ("_between_frames", "_corked", "_corked_bytes", "close_sent", "close_timer", "conn", "cork",
                  "curr_msg_data_type", "disconnected", "frames", "handshake_complete", "handshake_initiated",
                  "outbox", "queue", "read_paused", "transport", "writable")  # fmt: skip
 
     cork: Cork
+    queue: Mailbox  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.outbox: Outbox | None = None
+        self.queue = Mailbox(self.loop)
         self._corked: list[bytes] | None = None
         self._corked_bytes = 0
+        self._between_frames = False  # whether websockets' parser waits for the first byte of a frame
+
+    # --- for the connection -----------------------------------------------------------------------
+
+    async def receive(self) -> Any:
+        """Return what came next: of a text frame its payload as bytes, anything else as ASGI has it.
+
+        Whether the bytes are UTF-8 is the session's to find out.
+        """
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self.transport.resume_reading()
+        return message
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: a text frame at once, all else, handshake included, through websockets' parser."""
+        if self._between_frames and not self.close_sent and (text := self._whole_text(data)) is not None:
+            self._take(text)
+            return
+        super().data_received(data)
+        if self.handshake_complete:
+            self._between_frames = self.conn.current_size is None and _waits_for_a_frame(self.conn.parser)
+        elif self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # A handshake that websockets cannot read would be left unanswered by uvicorn.
+            self.handshake_initiated = self.close_sent = True
+            self.transport.write(_BAD_HANDSHAKE)
+            self.transport.close()
+
+    def _whole_text(self, data: bytes) -> bytes | None:
+        """Return the payload where ``data`` is one whole text frame of a client and nothing more."""
+        if len(data) < 6 or data[0] != _TEXT or data[1] < _MASKED:
+            return None
+        size, start = data[1] - _MASKED, 6
+        if size >= _SHORT:
+            size, start = int.from_bytes(data[2:4], "big"), 8
+            if data[1] != _MASKED + _SHORT:
+                return None
+        if len(data) != start + size or size > self.config.ws_max_size:
+            return None
+        return apply_mask(data[start:], data[start - 4 : start])
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand on a message that websockets has read."""
+        data, self.frames = b"".join(self.frames), []
+        if not self.close_sent:
+            is_text = self.curr_msg_data_type == "text"
+            self._take(data if is_text else {"type": "websocket.receive", "bytes": data})
+
+    def _take(self, item: bytes | Message) -> None:
+        """Put an item into the mailbox; while its reader is at work, nothing more is read than that."""
+        is_awaited = self.queue.has_reader and self.queue.empty()
+        self.queue.put_nowait(item)
+        if not is_awaited and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     # --- for the outbox ---------------------------------------------------------------------------
 
@@ -204,14 +265,6 @@ class WebSocketWire(WebSocketsSansIOProtocol):
         if self.outbox is not None:
             self.outbox.discard()
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes; a handshake that websockets cannot read would be left unanswered by uvicorn."""
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self.handshake_initiated = self.close_sent = True
-            self.transport.write(_BAD_HANDSHAKE)
-            self.transport.close()
-
     def handle_close(self, event: Frame) -> None:
         """Answer a close frame, or end after the answer to ours."""
         super().handle_close(event)
@@ -229,17 +282,9 @@ class WebSocketWire(WebSocketsSansIOProtocol):
         else:
             super().handle_ping()
 
-    def send_receive_event_to_app(self) -> None:
-        """Check the encoding before uvicorn does, which would log a traceback."""
-        if self.curr_msg_data_type == "text" and not self.close_sent:
-            try:
-                (self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)).decode()
-            except UnicodeDecodeError:
-                self.frames = []
-                self._refuse_encoding()
-                return
-        super().send_receive_event_to_app()
 
-    def _refuse_encoding(self) -> None:
-        self.conn.send_close(CloseCode.INVALID_UTF8, "a text frame must be UTF-8")
-        self.handle_parser_exception()
+def _waits_for_a_frame(parser: Any) -> bool:
+    """Tell whether websockets' parser (``Protocol.parse`` inside ``ServerProtocol.parse``) is at no frame."""
+    parse = parser.gi_yieldfrom
+    waits = parse.gi_yieldfrom if parse is not None else None
+    return waits is not None and waits.gi_code is StreamReader.at_eof.__code__
