@@ -23,17 +23,13 @@ def ring_to_json(ring: Ring) -> list[Json]:
     """Return the ring as rows."""
     rows: list[Json] = []
     before: str | None = None
-    for entry in ring:
-        rows.append(_row(entry, before))
-        before = entry.execution_id
+    for e in ring:
+        execution_id = e.execution_id
+        is_same = execution_id is not None and execution_id == before
+        execution = 0 if is_same else execution_id
+        rows.append((e.key, e.body_hash, e.status[0], execution, e.first_offset, e.last_offset))
+        before = execution_id
     return rows
-
-
-def _row(entry: RecentKey, before: str | None) -> tuple[Json, ...]:
-    execution: str | int | None = entry.execution_id
-    if execution is not None and execution == before:
-        execution = 0
-    return (entry.key, entry.body_hash, entry.status[0], execution, entry.first_offset, entry.last_offset)
 
 
 def ring_from_json(rows: Sequence[Sequence[Json]]) -> Ring:

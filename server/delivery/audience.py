@@ -58,17 +58,19 @@ def event_views(
             continue
         if event.time != time_ms:
             time_ms, time = event.time, iso(event.time)
-        data = event.data
+        type_, data = event.type, event.data
+        if audience != "full" and (type_ in _TURN_ENDS or "pending" in data):
+            data = data_view(type_, data, audience, owner)
         views.append(
             {
-                "type": event.type,
+                "type": type_,
                 "offset": event.offset,
                 "time": time,
                 "execution_id": event.execution_id,
                 "step_id": event.step_id,
                 "command_id": event.command_id,
                 "cause": event.cause,
-                "data": data if audience == "full" else data_view(event.type, data, audience, owner),
+                "data": data,
             }
         )
     return views

@@ -25,9 +25,9 @@ SHARED: Final = "*"
 """The owner of the flows from the server's own folder; no tenant can have this id."""
 
 
-def _wanted(kind: str, body: Mapping[str, Any]) -> list[tuple[str, int]]:
-    version = body.get("version") if kind == "start" else None
-    return [] if version is None else [(body["flow_id"], version)]
+def _wanted(start: Mapping[str, Any]) -> list[tuple[str, int]]:
+    version = start.get("version")
+    return [] if version is None else [(start["flow_id"], version)]
 
 
 class Catalog:
@@ -124,14 +124,15 @@ class Catalog:
     def missing(self, record: Conversation | None, command: Command | None = None) -> list[tuple[str, int]]:
         """Return the versions that ``record`` runs, or a start wants, and that are not compiled yet."""
         wanted: list[tuple[str, int]] = []
-        if command is not None:
-            wanted += _wanted(command.type, command.body)
-        if record is not None and record.inbox:
-            queued = record.inbox[0].command
-            wanted += _wanted(queued["type"], queued)
-        if record is not None and record.execution is not None:
-            wanted += [(frame.flow_id, frame.version) for frame in record.execution.frames]
-            wanted += record.execution.subflows.items()
+        if command is not None and command.type == "start":
+            wanted += _wanted(command.body)
+        if record is not None:
+            if record.inbox and (queued := record.inbox[0].command)["type"] == "start":
+                wanted += _wanted(queued)
+            execution = record.execution
+            if execution is not None:
+                wanted += [(frame.flow_id, frame.version) for frame in execution.frames]
+                wanted += execution.subflows.items()
         return [key for key in wanted if key not in self._versions]
 
     async def load_versions(self, keys: list[tuple[str, int]]) -> None:

@@ -86,7 +86,7 @@ def newest_within(messages: list[Mapping[str, Any]], room: int, *, over: int = 0
 
 def values_within(values: Mapping[str, Any], room: int) -> dict[str, Any]:
     """Return the first values that fit into ``room`` bytes."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in values.items():
         room -= json_bytes(value) + len(name)
         if room < 0:
@@ -96,11 +96,11 @@ def values_within(values: Mapping[str, Any], room: int) -> dict[str, Any]:
 
 
 class FrameDraft:
-    """One frame being changed."""
+    """One frame being changed. ``flow`` is its flow once somebody has asked for it."""
 
     __slots__ = (
-        "awaits", "flow_id", "frame", "happened", "parent", "step_id", "timer_at", "tries", "variables",
-        "version", "visits",
+        "awaits", "flow", "flow_id", "frame", "happened", "parent", "step_id", "timer_at", "tries",
+        "variables", "version", "visits",
     )  # fmt: skip
 
     def __init__(self, source: Frame) -> None:
@@ -108,6 +108,7 @@ class FrameDraft:
         self.parent = source.parent
         self.flow_id = source.flow_id
         self.version = source.version
+        self.flow: Flow | None = None
         self.step_id = source.step_id
         self.variables = source.variables
         self.visits = source.visits
@@ -238,22 +239,16 @@ class Draft:
         command_id: str | None = None,
     ) -> None:
         """Append an event. ``size`` is an estimate of its data in bytes where it is not small."""
-        self.flush_changes()
-        turn = self.turn
-        self.offset += 1
+        if self._new_slots or self._new_variables:
+            self.flush_changes()
+        turn, execution, cause = self.turn, self.execution, self.cause
+        if turn is not None:
+            command_id, cause = command_id or turn.command_id, cause or turn.cause
+        self.offset = offset = self.offset + 1
         self.bytes += 200 + size
+        execution_id = None if execution is None else execution.execution_id
         self.events.append(
-            Event(
-                self.offset,
-                self.now,
-                type_,
-                self.execution.execution_id if self.execution else None,
-                step_id,
-                command_id or (turn.command_id if turn else None),
-                self.cause or (turn.cause if turn else None),
-                data,
-                audience,
-            )
+            Event(offset, self.now, type_, execution_id, step_id, command_id, cause, data, audience)
         )
 
     def flush_changes(self) -> None:
@@ -407,9 +402,11 @@ class Draft:
     def flow(self) -> Flow:
         """The flow of the innermost frame."""
         frame = self.frames[-1]
-        flow = self.flows.version(frame.flow_id, frame.version)
+        flow = frame.flow
         if flow is None:
-            raise StepFailure("This conversation's flow is no longer available.", code="flow_not_found")
+            flow = frame.flow = self.flows.version(frame.flow_id, frame.version)
+            if flow is None:
+                raise StepFailure("This conversation's flow is no longer available.", code="flow_not_found")
         return flow
 
     def push_frame(self, flow_id: str, version: int, variables: Mapping[str, Any] | None = None) -> None:

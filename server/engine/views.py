@@ -2,22 +2,25 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from storage.models import ENDED, Audience, Conversation, Execution, Pending
 
-_cached_second = (-1, "")
 
-
+@lru_cache(maxsize=64)
 def iso(ms: int) -> str:
-    """Return ``ms`` since the epoch as ISO 8601 UTC with milliseconds: ``2026-01-01T00:00:00.000Z``."""
-    global _cached_second  # the second's text is made once a second, not once an event
+    """Return ``ms`` since the epoch as ISO 8601 UTC with milliseconds: ``2026-01-01T00:00:00.000Z``.
+
+    A turn asks for its own time again and again.
+    """
     second, millis = divmod(ms, 1000)
-    cached = _cached_second
-    if cached[0] != second:
-        text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        cached = _cached_second = (second, text)
-    return f"{cached[1]}.{millis:03d}Z"
+    return f"{_second(second)}.{millis:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def pending_view(pending: Pending) -> dict[str, Any]:
