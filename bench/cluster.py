@@ -97,14 +97,16 @@ async def deliveries(plan: Plan) -> list[Row]:
             theirs.append(await socketio.flood(plan.seconds, AHEAD))
             ours.append(await parley.flood(plan.seconds, AHEAD))
         socketio.close()
+        parley.close()
         alone = servers.enter_context(Server("bare-fanout", plan.directory))
         floor = await Fanout(alone, alone, WATCHERS).open()
+        calmer = await parley.elsewhere("bench-calm").open()  # the other has had a year of talk by now
         half = median(flood.rate for flood in ours) / WATCHERS / 2
         for _ in range(plan.rounds):
             bare.append(await floor.pace(plan.seconds, half))
-            calm.append(await parley.pace(plan.seconds, half))
+            calm.append(await calmer.pace(plan.seconds, half))
         floor.close()
-        parley.close()
+        calmer.close()
     row = _row("deliveries of another instance's turns", ours)
     peer = _row("python-socketio, the same by AsyncRedisManager", theirs)
     row.ratios.append(Ratio("python-socketio", by_round(row.samples, peer.samples), 3.0))

@@ -18,7 +18,6 @@ from bench.load import FORM, READY_SECONDS
 from bench.servers import Server, token
 from bench.sockets import frame_size, text_frame, upgrade
 
-CONVERSATION: Final = "bench-fanout"
 KEY: Final = "fanout-"
 DIGITS: Final = 12
 """What is said bears its number: 0 is what is said before anybody listens."""
@@ -38,10 +37,14 @@ class Fanout:
     """A speaker at ``speaks`` and ``watchers`` listeners at ``listens``, two instances of one deployment.
 
     Attributes:
+        conversation: what they speak and listen in.
         told: the frame of each message, by its number, as who was first has heard it.
     """
 
-    def __init__(self, speaks: Server, listens: Server, watchers: int) -> None:
+    def __init__(
+        self, speaks: Server, listens: Server, watchers: int, conversation: str = "bench-fanout"
+    ) -> None:
+        self.conversation = conversation
         self._speaks, self._listens, self._count = speaks, listens, watchers
         self._kind = KINDS[speaks.name]
         self._people: list[Person] = []
@@ -85,6 +88,10 @@ class Fanout:
                 await self._speak()
 
         return await self._measure(speak)
+
+    def elsewhere(self, conversation: str) -> "Fanout":
+        """Return other people, at the same instances, in another conversation."""
+        return Fanout(self._speaks, self._listens, self._count, conversation)
 
     def close(self) -> None:
         """Disconnect everybody."""
@@ -153,6 +160,7 @@ class Person(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.ready = asyncio.Event()
         self.answered = asyncio.Event()
+        self.conversation = fanout.conversation
         self._fanout = fanout
         self._number = number
         self._spoken = 0
@@ -204,7 +212,7 @@ class Person(asyncio.Protocol):
         text = next(self._texts)
         self.send(
             self.packet(
-                f'{{"type":"process","id":"{self._spoken + 1}","conversation_id":"{CONVERSATION}",'
+                f'{{"type":"process","id":"{self._spoken + 1}","conversation_id":"{self.conversation}",'
                 f'"idempotency_key":"{KEY}{self._spoken:0{DIGITS}d}","content":{{"type":"text","text":"{text}"}}}}'
             )
         )
@@ -253,7 +261,7 @@ class ParleyPerson(Person):
         if self._number:
             bearer = token(f"watcher-{self._number}", scope="conversations:read")
             self.send(
-                f'{{"type":"hello","id":"hello","token":"{bearer}","conversation_id":"{CONVERSATION}"}}'
+                f'{{"type":"hello","id":"hello","token":"{bearer}","conversation_id":"{self.conversation}"}}'
             )
         else:
             self.send(f'{{"type":"hello","id":"hello","token":"{token("speaker")}"}}')
