@@ -90,7 +90,7 @@ async def main(url: str, callers: int, seconds: float) -> None:
             entry = _entry(revision)
             changed = _document(place, revision + 1, [entry])
             done = await database.conversations.replace_one(
-                {**place, "revision": revision, "fence": 0}, changed
+                {**place, "epoch": "e" * 21, "revision": revision, "fence": 0}, changed
             )
             assert done.matched_count == 1
             await log.insert({**place, **entry})

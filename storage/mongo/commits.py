@@ -52,8 +52,9 @@ class Change(NamedTuple):
         document = conversation_document(record, self.body, without(self.beside, self.confirmed), now)
         if expected.revision is None:
             return InsertOne(document)
-        wanted = place(*self.key) | {"revision": expected.revision, "fence": expected.fence}
-        return ReplaceOne(wanted, document)
+        # The epoch, too: after its tombstone has gone, a conversation counts its revisions from 1 again.
+        wanted = {"epoch": record.epoch, "revision": expected.revision, "fence": expected.fence}
+        return ReplaceOne(place(*self.key) | wanted, document)
 
 
 async def write(database: Any, group: Sequence[Change], now: TimeMs) -> list[Outcome]:

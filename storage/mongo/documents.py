@@ -108,8 +108,8 @@ def next_known(commit: Commit, known: Known, entry: Document | None) -> Known:
             listing = known.listing
     execution_id = execution_of(record)
     started = entry is not None and "starts" in entry
-    carried = () if record.deleted_at is not None else known.unflushed
-    accepts, key = known.accepted, None if entry is None else _command_key(entry)
+    carried, accepts = ((), None) if record.deleted_at is not None else (known.unflushed, known.accepted)
+    key = None if entry is None else _command_key(entry)
     if accepts is not None and key is not None:
         accepts = accepted.with_key(accepts, key)
     return Known(
