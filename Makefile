@@ -24,7 +24,7 @@ NODE := $(shell node -e 'process.stdout.write(+process.versions.node.split(".")[
 NPM := npm --prefix clients --no-update-notifier
 NO_NODE := No Node 20 or newer here, so this leaves out the JavaScript
 JS_BUILT := $(if $(NODE),clients/javascript/dist/.built)
-JS_SOURCES := $(shell find clients/javascript/src -name '*.ts') clients/javascript/tsdown.config.ts
+JS_SOURCES := $(shell find clients/javascript/src -name '*.ts') clients/javascript/tsdown.config.ts clients/javascript/scripts/cdn.mjs
 
 .PHONY: js widget install run test faults check format bench lock clean
 .DEFAULT_GOAL := install

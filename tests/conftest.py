@@ -60,6 +60,8 @@ PROGRAMS = {
     "node": Program(
         javascript.is_usable, "install Node 20 or newer (apt-get install nodejs npm), then make js"
     ),
+    "bun": Program(_any_of("bun"), "install Bun (npm install --global bun)"),
+    "deno": Program(_any_of("deno"), "install Deno (npm install --global deno)"),
     "strace": Program(_strace_works, "install strace (apt-get install strace) and allow ptrace"),
     "redis": Program(
         lambda: bool(os.environ.get("PARLEY_TEST_REDIS_URL") or shutil.which("redis-server")),

@@ -192,8 +192,8 @@ def test_the_front_end_of_the_how_to_shows_what_happens(tmp_path: Path) -> None:
     """Its snippets as they stand, but for the address; what they leave to the reader notes its calls."""
     begin, show, say, watch = snippets(HOW_TO)
     folder = tmp_path / "site"
-    (folder / "api").mkdir(parents=True)
-    (folder / "api" / "chat-token").write_text(token("ann"))
+    folder.mkdir()
+    (folder / "chat-token").write_text(token("ann"))
     project = shutil.copytree(ROOT / "examples" / "booking", tmp_path / "booking")
     with serve_folder(folder) as site, running_browser() as browser:
         (folder / "index.html").write_text('<!doctype html><script type="module" src="/page.js"></script>')
@@ -312,3 +312,49 @@ def test_a_browser_that_says_that_it_is_back_is_believed(
         comes(page)
         page.wait_for_function("() => seen.sent.includes('probe')")
         assert page.evaluate("seen.states.at(-1)") == "connected"
+
+
+WITHOUT_A_BUILD = """
+async ([file, url, token]) => {
+  const { Parley } = await import(file);
+  const parley = new Parley(url, { token });
+  const chat = parley.conversation("from-a-page");
+  const types = [];
+  for await (const event of chat.send("hello")) {
+    types.push(event.type);
+  }
+  const refused = await chat.accept("p-none").catch((error) => error);
+  await chat.ready();
+  const runs = [];
+  for await (const run of parley.executions({ pageSize: 1 })) {
+    runs.push(run.conversation_id);
+  }
+  const unknown = await parley.execution("x-none").get().catch((error) => error.code);
+  await parley.close();
+  const { length } = chat.messages;
+  return [types.at(-1), refused.name, refused.code, length > 1, runs, unknown, parley.connected];
+}
+"""
+
+
+@pytest.mark.needs("browser")
+@pytest.mark.parametrize("file", ["parley-client.min.js", "parley-chat.min.js"])
+def test_a_page_without_a_build_chats_and_asks_over_rest(
+    server: ServerProcess, site: str, tmp_path: Path, file: str
+) -> None:
+    """The built files, whose inner names are letters; what REST needs comes when it is needed."""
+    for built in (CLIENTS / "javascript" / "dist").glob("*.min.js"):
+        shutil.copy(built, tmp_path)
+    with running_browser() as browser:
+        context = browser.new_context()
+        page = context.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+        page.goto(site)
+        told = page.evaluate(WITHOUT_A_BUILD, [f"/{file}", server.url, token()])
+        context.close()
+    assert told == [
+        "turn.completed", "PendingNotFound", "pending_not_found", True,
+        ["from-a-page"], "execution_not_found", False,
+    ]  # fmt: skip
+    assert ("parley-chat.rest.min.js" in asked) == (file == "parley-chat.min.js")

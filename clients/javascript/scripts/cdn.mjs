@@ -1,14 +1,81 @@
-// Writes dist/parley-client.min.js: the whole client in one file, for a <script type="module"> of a page.
+// Writes what a page without a build loads, for a <script type="module">: dist/parley-client.min.js is the whole client
+// in one file; dist/parley-chat.min.js has `Parley` alone, and loads its REST side beside it at the first call over REST.
+// Fails where one is larger than its limit.
+import { readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { minify } from "terser";
 
-await build({
-  entryPoints: ["dist/index.js"],
-  outfile: "dist/parley-client.min.js",
-  bundle: true,
-  minify: true,
-  format: "esm",
-  platform: "browser",
-  target: "es2022",
-  legalComments: "none",
-  logLevel: "warning",
+const HERE = fileURLToPath(new URL("..", import.meta.url));
+/** Bytes, with gzip. */
+const LIMITS = {
+  "parley-chat.min.js": 12 * 1024,
+  "parley-chat.rest.min.js": 4.1 * 1024,
+  "parley-client.min.js": 15.75 * 1024,
+};
+const COMPRESS = {
+  module: true,
+  passes: 3,
+  pure_getters: true,
+  unsafe_arrows: true,
+  unsafe_methods: true,
+  unsafe: true,
+  lhs_constants: false,
+};
+// Between our own modules only: no application, frame or runtime says these names, so they may become letters.
+const OWN = (
+  "abandon acked chats commands disown doubtful getToken hail hold impatient isLive isOnline " +
+  "isRenewable isWanted orphan perform probe progress pump receive sawEnd tick tries waiter wakeup watchers " +
+  "withdraw withinMs"
+).split(" ");
+const nameCache = {}; // a name becomes the same letter in every file
+
+for (const path of ["surface.json", "src/wire.ts"]) {
+  const text = readFileSync(HERE + path, "utf8");
+  for (const name of OWN.filter((each) => new RegExp(`["\\s]${each}["?:(]`).test(text))) {
+    throw new Error(`${name} of scripts/cdn.mjs is in ${path}, so it may not be shortened`);
+  }
+}
+
+async function write(file, contents, external = {}) {
+  const aside = {
+    name: "aside",
+    setup: (building) =>
+      building.onResolve({ filter: /remote\.js$/ }, ({ path, kind }) =>
+        kind === "dynamic-import" && external[path] ? { path: external[path], external: true } : undefined,
+      ),
+  };
+  const { outputFiles } = await build({
+    stdin: { contents, resolveDir: `${HERE}src`, loader: "ts" },
+    absWorkingDir: HERE,
+    bundle: true,
+    minifySyntax: true,
+    format: "esm",
+    platform: "browser",
+    target: "es2022",
+    legalComments: "none",
+    logLevel: "warning",
+    write: false,
+    plugins: [aside],
+  });
+  const { code } = await minify(outputFiles[0].text, {
+    module: true,
+    ecma: 2022,
+    compress: COMPRESS,
+    mangle: { properties: { regex: new RegExp(`^(${OWN.join("|")})$`) } },
+    nameCache,
+  });
+  writeFileSync(`${HERE}dist/${file}`, code);
+  const size = gzipSync(code, { level: 9 }).length;
+  console.log(`${file}: ${size} bytes gzip, of ${LIMITS[file]}`);
+  if (size > LIMITS[file]) {
+    throw new Error(`${file} is too large`);
+  }
+}
+
+await write("parley-chat.min.js", 'export { Parley } from "./index.js"', {
+  "./remote.js": "./parley-chat.rest.min.js",
 });
+await write("parley-client.min.js", 'export * from "./index.js"');
+await write("parley-chat.rest.min.js", 'export { createRemote } from "./remote.js"');

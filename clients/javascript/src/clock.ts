@@ -30,7 +30,7 @@ export const LAST_BACKOFF_MS = 20_000;
  * And Jitter", 2015).
  */
 export const fullJitter = (attempt: number, random: () => number): number =>
-  random() * Math.min(LAST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** Math.min(attempt, 16));
+  random() * Math.min(LAST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** attempt);
 
 /** Pause by this clock. */
 export const sleep = (clock: Clock, ms: number): Promise<void> =>
@@ -38,45 +38,18 @@ export const sleep = (clock: Clock, ms: number): Promise<void> =>
     clock.callLater(ms, resolve);
   });
 
-/** A promise that is settled from outside, by this clock at the latest. */
-export class Waiter<T> {
+/** A promise that is settled from outside. */
+export interface Waiter<T> {
   readonly promise: Promise<T>;
-  #settled = false;
-  #resolve!: (value: T) => void;
-  #reject!: (error: unknown) => void;
-  #stops: (() => void)[] = [];
+  readonly resolve: (value: T) => void;
+  readonly reject: (error: unknown) => void;
+}
 
-  constructor() {
-    this.promise = new Promise<T>((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
-    this.promise.catch(() => {}); // who waits is told; where nobody waits there is nobody to tell
-  }
-
-  /** Call this when it is settled. */
-  atEnd(stop: () => void): void {
-    if (this.#settled) {
-      stop();
-    } else {
-      this.#stops.push(stop);
-    }
-  }
-
-  resolve(value: T): void {
-    this.#end();
-    this.#resolve(value);
-  }
-
-  reject(error: unknown): void {
-    this.#end();
-    this.#reject(error);
-  }
-
-  #end(): void {
-    this.#settled = true;
-    for (const stop of this.#stops.splice(0)) {
-      stop();
-    }
-  }
+export function waiter<T = void>(): Waiter<T> {
+  let settle = {};
+  const promise = new Promise<T>((resolve, reject) => {
+    settle = { resolve, reject };
+  });
+  promise.catch(() => {}); // who waits is told; where nobody waits there is nobody to tell
+  return { promise, ...settle } as Waiter<T>;
 }

@@ -4,8 +4,8 @@
  * @module
  */
 import { FallbackSocket } from "#socket";
-import { type Clock, fullJitter, LAST_BACKOFF_MS, Waiter } from "./clock.js";
-import type { Conversation } from "./conversation.js";
+import { fullJitter, LAST_BACKOFF_MS, systemClock, type Waiter, waiter } from "./clock.js";
+import type { Conversation, WaitOptions } from "./conversation.js";
 import {
   ConnectionClosed,
   ConnectionLost,
@@ -15,10 +15,11 @@ import {
   Timeout,
   TokenExpired,
 } from "./errors.js";
-import type { Outbox } from "./outbox.js";
+import { createOutbox, OUTBOX_BYTES } from "./outbox.js";
+import type { ParleyOptions } from "./parley.js";
 import * as protocol from "./protocol.js";
 import type { Raw } from "./records.js";
-import type { Offline, Output, Session } from "./session.js";
+import { type ChatSide, createSession, type Output, type ShellSide } from "./session.js";
 import type { SocketClass, SocketLike } from "./sockets.js";
 import { type Stream, whenAborted } from "./stream.js";
 
@@ -30,8 +31,10 @@ const STEADY_MS = 5_000;
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 2_000;
 const TOKEN_TIMEOUT_MS = 30_000;
+const REQUEST_TIMEOUT_MS = 30_000;
 /** How long a crowd that comes back online at one moment is spread. */
 const HINT_SPREAD_MS = 500;
+const NEVER = 1 / 0;
 
 /** What happened to the connection. */
 export interface ConnectionEvent {
@@ -53,477 +56,459 @@ export interface ConnectionEvent {
   readonly error: unknown;
 }
 
-export interface Shell {
-  url: string;
-  token: Token | null;
-  session: Session;
-  clock: Clock;
-  random: () => number;
-  newId: () => string;
-  eventBuffer: number;
-  outbox: Outbox | null;
-  socketClass: SocketClass | undefined;
-  onFrame: ((direction: "in" | "out", text: string) => void) | null;
-  told: (event: ConnectionEvent) => void;
+/** A conversation, and how it is told what happens. */
+interface Known {
+  conversation: Conversation;
+  told: Partial<ChatSide> & {
+    /** What was held back for events is due: they may come as a snapshot now. */
+    offline: () => void;
+    /** Nothing more will come: the client or this conversation is closed. */
+    end: (error: ParleyError) => void;
+  };
 }
 
-export class Connection {
-  readonly chats = new Map<string, Conversation>();
-  readonly watchers = new Set<Stream<ConnectionEvent>>();
-  welcome: Raw | null = null;
-  #shell: Shell;
-  #requests = new Map<number, Waiter<unknown>>();
-  #socket: SocketLike | null = null;
-  #opened: Waiter<void> | null = null;
-  #outputs: Output[] = [];
-  #performing = false;
-  #stopTimer = () => {};
-  #timerDue = Number.POSITIVE_INFINITY;
-  #stopPause: (() => void) | null = null;
-  #stopHints = () => {};
-  #welcomedAt: number | null = null;
-  #attempt = 0;
-  #trouble: unknown = null;
-  #fatal: ParleyError | null = null;
-  #restored = new Set<string>();
+/** Return the time that a question may take. */
+export const limitOf = ({ timeoutMs = REQUEST_TIMEOUT_MS }: WaitOptions): number | null => timeoutMs;
 
-  constructor(shell: Shell) {
-    this.#shell = shell;
-  }
+/** Return 128 random bits in the alphabet of conversation ids and idempotency keys. */
+const randomId = (): string => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
-  get session(): Session {
-    return this.#shell.session;
-  }
+export type Connection = ReturnType<typeof createConnection>;
 
-  get clock(): Clock {
-    return this.#shell.clock;
-  }
-
-  get eventBuffer(): number {
-    return this.#shell.eventBuffer;
-  }
-
-  newId(): string {
-    return this.#shell.newId();
-  }
+export function createConnection(url: string, options: ParleyOptions) {
+  const {
+    token = null,
+    locale,
+    timezone,
+    onFrame,
+    outboxLimit,
+    outboxBytes = OUTBOX_BYTES,
+    eventBuffer = 1000,
+    WebSocket: Socket = (globalThis.WebSocket as unknown as SocketClass) ?? FallbackSocket,
+    random = Math.random,
+    clock = systemClock,
+    newId = randomId,
+  } = options;
+  const outbox = options.outbox && createOutbox(options.outbox, outboxBytes);
+  const isRenewable = typeof token === "function";
+  const chats = new Map<string, Known>();
+  const watchers = new Set<Stream<ConnectionEvent>>();
+  const listeners = new Set<(event: ConnectionEvent) => void>();
+  const asked = new Set<Waiter<unknown>>();
+  const outputs: Output[] = [];
+  const session = createSession({
+    now: () => Math.floor(clock.now()),
+    tell: (...output) => outputs.push(output),
+    outboxLimit,
+    hello: { locale, timezone },
+    journal: outbox,
+  });
+  let welcome: Raw | null = null;
+  let socket: SocketLike | null = null;
+  let opened: Waiter<void> | null = null;
+  let performing = false;
+  let stopTimer = () => {};
+  let timerDue = NEVER;
+  let stopPause: (() => void) | null = null;
+  let stopHints = () => {};
+  let welcomedAt = NEVER;
+  let attempt = 0;
+  let trouble: unknown = null;
+  let fatal: ParleyError | null = null;
+  let restored = new Set<string>();
 
   // --- life ---------------------------------------------------------------------------------
 
   /** Connect, and stay connected until `close`. */
-  start(): void {
-    if (!this.#opened) {
-      this.#opened = new Waiter();
-      this.#stopHints = listen(() => this.#hint());
-      void this.#begin();
+  function start(): void {
+    if (!opened) {
+      opened = waiter();
+      stopHints = listen(hint);
+      void begin();
     }
-  }
-
-  /** Do the same, and wait until the server has said welcome. */
-  async open(timeoutMs: number | null, signal?: AbortSignal): Promise<void> {
-    this.check();
-    this.start();
-    const waiter = new Waiter<void>();
-    this.#opened?.promise.then(
-      () => waiter.resolve(),
-      (error) => waiter.reject(error),
-    );
-    const late = () =>
-      new ConnectionLost(`no connection to ${this.#shell.url} in time`, { cause: this.#trouble });
-    try {
-      await this.limit(waiter, timeoutMs, signal, late);
-    } catch (error) {
-      void this.close();
-      throw error;
-    }
-  }
-
-  /** Close the connection and end all that waits; may be called twice. */
-  async close(): Promise<void> {
-    const socket = this.#socket;
-    this.end(new ConnectionClosed(protocol.CLOSE_NORMAL, "closed by this side"));
-    if (socket) {
-      const closed = new Waiter<void>();
-      this.limit(closed, CLOSE_TIMEOUT_MS).catch(() => {});
-      socket.onclose = () => closed.resolve();
-      await closed.promise.catch(() => {});
-    }
-  }
-
-  /** Whether the server has said welcome, and nothing has ended since. */
-  get online(): boolean {
-    return this.session.online && !this.#fatal;
   }
 
   /** Throw what ended this connection, if it has ended. */
-  check(): void {
-    if (this.#fatal) {
-      throw this.#fatal;
+  function check(): void {
+    if (fatal) {
+      throw fatal;
     }
   }
 
   /** Closed for good: tell everybody, once. */
-  end(error: ParleyError): void {
-    if (this.#fatal) {
+  function end(error: ParleyError): void {
+    if (fatal) {
       return;
     }
-    this.#fatal = error;
-    this.#stopTimer();
-    this.#stopPause?.();
-    this.#stopHints();
-    this.#release()?.close(protocol.CLOSE_NORMAL);
-    for (const chat of [...this.chats.values()]) {
-      chat.onEnd(error);
+    fatal = error;
+    stopPause?.();
+    stopHints();
+    release()?.close(protocol.CLOSE_NORMAL);
+    for (const { told } of [...chats.values()]) {
+      told.end(error);
     }
-    this.chats.clear();
-    for (const [id, waiter] of this.#requests) {
-      this.session.withdraw(id);
-      waiter.reject(error);
+    chats.clear();
+    for (const { reject } of asked) {
+      reject(error);
     }
-    this.#requests.clear();
-    this.#opened?.reject(error);
-    this.#shell.outbox?.close();
-    const code = error instanceof ConnectionClosed ? error.closeCode : null;
-    this.#emit({ state: "closed", code, reason: error.message, error });
-    for (const stream of this.watchers) {
+    opened?.reject(error);
+    outbox?.close();
+    const code = (error as ConnectionClosed).closeCode ?? null;
+    emit("closed", { code, reason: error.message, error });
+    for (const stream of watchers) {
       stream.finish();
     }
   }
 
-  // --- for the conversations ----------------------------------------------------------------
-
-  /**
-   * Let the session take a step, and do what comes out, in order. What is done may lead to further steps (a
-   * listener that sends); their outputs queue up behind.
-   */
-  perform(step: (session: Session, now: number) => Output[]): void {
-    this.#outputs.push(...step(this.session, this.#now()));
-    if (this.#performing) {
-      return;
-    }
-    this.#performing = true;
-    try {
-      for (let output = this.#outputs.shift(); output; output = this.#outputs.shift()) {
-        this.#do(output);
-      }
-    } finally {
-      this.#performing = false;
-    }
-    this.#arm();
-  }
-
-  /** A conversation was closed. */
-  forget(chat: Conversation): void {
-    const { conversationId } = chat;
-    if (this.chats.get(conversationId) === chat) {
-      this.chats.delete(conversationId);
-      this.perform((session, now) => session.unwatch(conversationId, now));
-    }
-  }
-
-  /** Ask and wait; reconnections in between are not noticed. */
-  async request(frame: Raw, timeoutMs: number | null, signal?: AbortSignal): Promise<Raw> {
-    const waiter = new Waiter<unknown>();
-    let id = 0;
-    this.start();
-    this.perform((session, now) =>
-      session.request(frame, now, (given) => {
-        id = given;
-        this.#requests.set(id, waiter);
-      }),
-    );
-    try {
-      const late = () => new Timeout(`no answer to ${frame.type} in time`);
-      return (await this.limit(waiter, timeoutMs, signal, late)) as Raw;
-    } finally {
-      if (this.#requests.delete(id)) {
-        this.session.withdraw(id);
-      }
-    }
-  }
-
-  /** Wait for at most `timeoutMs` of this client's clock, and until `signal` is aborted. */
-  limit<T>(
-    waiter: Waiter<T>,
-    timeoutMs: number | null,
-    signal?: AbortSignal,
-    late: () => ParleyError = () => new Timeout("the time is up"),
-  ): Promise<T> {
-    if (timeoutMs !== null) {
-      waiter.atEnd(this.clock.callLater(timeoutMs, () => waiter.reject(late())));
-    }
-    if (signal) {
-      waiter.atEnd(whenAborted(signal, (reason) => waiter.reject(reason)));
-    }
-    return waiter.promise;
-  }
-
-  /** Return a token from its source; null where there is none. What the source throws comes through. */
-  async getToken(): Promise<string | null> {
-    const { token } = this.#shell;
-    if (typeof token !== "function") {
-      return token;
-    }
-    const waiter = new Waiter<string | null>();
-    new Promise<string | null>((resolve) => resolve(token())).then(
-      (found) => waiter.resolve(found),
-      (error) => waiter.reject(error),
-    );
-    return this.limit(waiter, TOKEN_TIMEOUT_MS);
-  }
-
-  // --- connecting ---------------------------------------------------------------------------
-
-  async #begin(): Promise<void> {
-    const { outbox, url, session } = this.#shell;
-    try {
-      const frames = (await outbox?.open(url)) ?? [];
-      session.restore(frames);
-      this.#restored = new Set(frames.map((frame) => frame.idempotency_key));
-    } catch (cause) {
-      const why = { code: "outbox_unreadable", cause };
-      this.end(
-        cause instanceof ParleyError
-          ? cause
-          : new OutboxUnusable(`The outbox cannot be read: ${cause}.`, why),
-      );
-    }
-    await this.#connect();
-  }
-
-  async #connect(): Promise<void> {
-    if (this.#fatal) {
-      return;
-    }
-    this.#stopPause = null;
-    this.#welcomedAt = null;
-    this.#emit({ state: "connecting" });
-    try {
-      const token = await this.getToken();
-      if (!this.#fatal) {
-        this.#attach(token);
-      }
-    } catch (error) {
-      this.#trouble = error;
-      if (error instanceof ParleyError && !error.temporary) {
-        this.end(error); // the token's source says that there will be none
-      } else {
-        this.#closed(protocol.CLOSE_ABNORMAL, String(error));
-      }
-    }
-  }
-
-  #attach(token: string | null): void {
-    const { url, socketClass } = this.#shell;
-    const Socket = socketClass ?? (globalThis.WebSocket as unknown as SocketClass) ?? FallbackSocket;
-    if (!Socket) {
-      throw new ParleyError("This runtime has no WebSocket: give one as the option `WebSocket`.");
-    }
-    const socket = new Socket(url, protocol.SUBPROTOCOL);
-    this.#socket = socket;
-    const stopWaiting = this.clock.callLater(HANDSHAKE_TIMEOUT_MS, () =>
-      this.#lost(protocol.CLOSE_ABNORMAL, "no answer to the handshake"),
-    );
-    socket.onopen = () => {
-      stopWaiting();
-      this.#trouble = null;
-      this.perform((session, now) => session.opened(token, now));
-    };
-    socket.onmessage = ({ data }: { data: unknown }) => {
-      this.#record("in", String(data));
-      this.perform((session, now) => session.receive(data, now));
-    };
-    socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
-      stopWaiting();
-      this.#lost(code, reason);
-    };
-    socket.onerror = () => {}; // close follows, and says what can be known
-  }
-
-  /** This socket is of no use any more. */
-  #lost(code: number, reason: string): void {
-    this.#release()?.close();
-    this.#closed(code, reason);
-  }
-
-  #closed(code: number, reason: string): void {
-    this.perform((session, now) => session.closed(code, reason, now));
-  }
-
-  /** Hear and send no more through the present socket; returns it. */
-  #release(): SocketLike | null {
-    const socket = this.#socket;
-    this.#socket = null;
-    this.#stopTimer();
-    this.#timerDue = Number.POSITIVE_INFINITY;
-    if (socket) {
-      socket.onopen = socket.onmessage = socket.onclose = null;
-    }
-    return socket;
-  }
-
-  #pause(offline: Offline): void {
-    const { clock, random } = this.#shell;
-    const held = this.#welcomedAt !== null && clock.now() - this.#welcomedAt >= STEADY_MS;
-    if (offline.progress || held) {
-      this.#attempt = 0;
-    }
-    const retryInMs =
-      offline.withinMs !== null && this.#attempt === 0
-        ? random() * Math.min(LAST_BACKOFF_MS, offline.withinMs)
-        : fullJitter(this.#attempt, random);
-    this.#attempt += 1;
-    this.#stopPause = clock.callLater(retryInMs, () => this.#connect());
-    const { code, reason } = offline;
-    const error = this.#trouble ?? (offline.error && errorFromWire(offline.error));
-    this.#emit({ state: "disconnected", code, reason, retryInMs, error });
-  }
-
-  /** The network or the page is back, as the browser says: find out at once what that is worth. */
-  #hint(): void {
-    if (this.#stopPause) {
-      this.#stopPause();
-      this.#stopPause = this.clock.callLater(this.#shell.random() * HINT_SPREAD_MS, () => this.#connect());
-    } else {
-      this.#tick(); // timers stand still while a computer sleeps
-      this.perform((session, now) => session.probe(now));
+  /** Close the connection and end all that waits; may be called twice. */
+  async function close(): Promise<void> {
+    const last = socket;
+    end(new ConnectionClosed(protocol.CLOSE_NORMAL, "closed by this side"));
+    if (last) {
+      const closed = new Promise<unknown>((resolve) => {
+        last.onclose = resolve;
+      });
+      await limit(closed, CLOSE_TIMEOUT_MS).catch(() => {});
     }
   }
 
   // --- doing what the session says ----------------------------------------------------------
 
-  #do(output: Output): void {
-    switch (output.do) {
-      case "send":
-        if (this.#socket && !this.#fatal) {
-          this.#record("out", output.secret ? protocol.withoutToken(output.text) : output.text);
-          this.#socket.send(output.text);
-        }
-        return;
-      case "answer":
-        if (output.error) {
-          this.#requests.get(output.requestId)?.reject(errorFromWire(output.error));
-        } else {
-          this.#requests.get(output.requestId)?.resolve(output.result);
-        }
-        this.#requests.delete(output.requestId);
-        return;
-      case "needToken":
-        return void this.#refreshToken();
-      case "close":
-        return this.#lost(output.code, output.reason);
-      case "online":
-        return this.#online(output.welcome);
-      case "offline":
-        return this.#offline(output);
-      case "complaint":
-        return this.#emit({ state: "trouble", error: errorFromWire(output.error) });
-      case "refusal":
-        if (this.#restored.delete(output.key)) {
-          const reason = `the command ${output.key}, kept from earlier, was refused`;
-          this.#emit({ state: "trouble", error: errorFromWire(output.error), reason });
-        }
-    }
-    this.chats.get(output.conversationId)?.onOutput(output);
-  }
+  const shellSide: ShellSide = {
+    send(text, secret) {
+      if (socket && !fatal) {
+        record("out", secret ? protocol.withoutToken(text) : text);
+        socket.send(text);
+      }
+    },
 
-  #online(welcome: Raw): void {
-    this.welcome = welcome;
-    const { tenant_id, user_id } = welcome.principal ?? {};
-    const others = this.#shell.outbox?.own(`${tenant_id}/${user_id}`);
-    if (others?.length) {
-      // they may be among what is about to leave: begin again without them
-      const error = new OutboxUnusable(
-        "Commands of another user are left in the outbox; they were not sent.",
-        {
-          code: "outbox_of_another",
-        },
-      );
-      this.#emit({ state: "trouble", error });
-      this.session.disown(others);
-      this.#lost(protocol.CLOSE_ABNORMAL, error.message);
+    close: lost,
+
+    async needToken() {
+      if (isRenewable) {
+        try {
+          const fresh = await getToken();
+          if (fresh !== null) {
+            perform(() => session.token(fresh));
+          }
+        } catch (error) {
+          emit("trouble", { error, reason: "no fresh token" });
+        }
+      }
+    },
+
+    online(frame) {
+      welcome = frame;
+      const { tenant_id, user_id } = frame.principal ?? {};
+      const others = outbox?.own(`${tenant_id}/${user_id}`);
+      if (others?.length) {
+        // they may be among what is about to leave: begin again without them
+        const message = "Commands of another user are left in the outbox; they were not sent.";
+        emit("trouble", { error: new OutboxUnusable(message, { code: "outbox_of_another" }) });
+        for (const frame of others) {
+          session.chat(frame.conversation_id).disown(frame);
+        }
+        lost(protocol.CLOSE_ABNORMAL, message);
+        return;
+      }
+      welcomedAt = clock.now();
+      emit("connected");
+      opened?.resolve();
+    },
+
+    offline(how) {
+      for (const { told } of [...chats.values()]) {
+        told.offline();
+      }
+      const error = how.error && errorFromWire(how.error);
+      if (!how.reconnect) {
+        end(error ?? new ConnectionClosed(how.code, how.reason));
+      } else if (error instanceof TokenExpired && !isRenewable) {
+        end(error); // the same token would be refused again
+      } else if (!fatal) {
+        const { code, reason, withinMs } = how;
+        if (how.progress || clock.now() - welcomedAt >= STEADY_MS) {
+          attempt = 0;
+        }
+        const retryInMs =
+          withinMs != null && !attempt
+            ? random() * Math.min(LAST_BACKOFF_MS, withinMs)
+            : fullJitter(attempt, random);
+        attempt += 1;
+        stopPause = clock.callLater(retryInMs, connect);
+        emit("disconnected", { code, reason, retryInMs, error: trouble ?? error });
+      }
+    },
+
+    complaint(error) {
+      emit("trouble", { error: errorFromWire(error) });
+    },
+
+    answer(asker, result, error) {
+      const { resolve, reject } = asker as Waiter<unknown>;
+      if (error) {
+        reject(errorFromWire(error));
+      } else {
+        resolve(result);
+      }
+    },
+  };
+
+  /**
+   * Let the session take a step, and do what comes out, in order. What is done may lead to further steps (a
+   * listener that sends); their outputs queue up behind.
+   */
+  function perform(step: () => void): void {
+    step();
+    session.pump();
+    if (performing) {
       return;
     }
-    this.#welcomedAt = this.clock.now();
-    this.#emit({ state: "connected" });
-    this.#opened?.resolve();
-  }
-
-  #offline(offline: Offline): void {
-    for (const chat of [...this.chats.values()]) {
-      chat.onOffline();
-    }
-    const error = offline.error && errorFromWire(offline.error);
-    if (!offline.reconnect) {
-      this.end(error ?? new ConnectionClosed(offline.code, offline.reason));
-    } else if (error instanceof TokenExpired && typeof this.#shell.token !== "function") {
-      this.end(error); // the same token would be refused again
-    } else if (!this.#fatal) {
-      this.#pause(offline);
-    }
-  }
-
-  async #refreshToken(): Promise<void> {
-    if (typeof this.#shell.token === "function") {
-      try {
-        const token = await this.getToken();
-        if (token !== null) {
-          this.perform((session, now) => session.token(token, now));
-        }
-      } catch (error) {
-        this.#emit({ state: "trouble", error, reason: "no fresh token" });
+    performing = true;
+    try {
+      for (let output = outputs.shift(); output; output = outputs.shift()) {
+        act(...(output as [string, ...unknown[]]));
       }
+    } finally {
+      performing = false;
+    }
+    const due = fatal ? NEVER : session.wakeup();
+    if (due < timerDue) {
+      stopTimer();
+      timerDue = due;
+      // one that fires early just finds nothing to do
+      stopTimer = clock.callLater(Math.max(0, due - clock.now()), () => {
+        timerDue = NEVER;
+        perform(session.tick);
+      });
+    }
+  }
+
+  function act(name: string, ...told: unknown[]): void {
+    const does = (shellSide as Calls)[name];
+    if (does) {
+      does(...told);
+      return;
+    }
+    const [id, ...what] = told as [string, string, Raw];
+    if (name === "refusal" && restored.delete(what[0])) {
+      const reason = `the command ${what[0]}, kept from earlier, was refused`;
+      emit("trouble", { error: errorFromWire(what[1]), reason });
+    }
+    (chats.get(id)?.told as Calls | undefined)?.[name]?.(...what);
+  }
+
+  // --- for the conversations ----------------------------------------------------------------
+
+  /** Ask and wait; reconnections in between are not noticed. */
+  async function request(frame: Raw, options: WaitOptions): Promise<unknown> {
+    const asker = waiter<unknown>();
+    start();
+    perform(() => session.request(asker, frame));
+    asked.add(asker);
+    try {
+      const late = `no answer to ${frame.type} in time`;
+      return await limit(asker.promise, limitOf(options), late, options.signal);
+    } finally {
+      asked.delete(asker);
+      session.withdraw(asker);
+    }
+  }
+
+  /** Wait for at most `timeoutMs` of this client's clock, and until `signal` is aborted. */
+  function limit<T>(
+    promise: Promise<T>,
+    timeoutMs: number | null | undefined,
+    late = "the time is up",
+    signal?: AbortSignal,
+  ): Promise<T> {
+    const { promise: limited, resolve, reject } = waiter<T>();
+    promise.then(resolve, reject);
+    const stops = [
+      timeoutMs != null && clock.callLater(timeoutMs, () => reject(new Timeout(late))),
+      signal && whenAborted(signal, reject),
+    ];
+    for (const stop of stops) {
+      if (stop) {
+        limited.then(stop, stop);
+      }
+    }
+    return limited;
+  }
+
+  /** Return a token from its source; null where there is none. What the source throws comes through. */
+  async function getToken(): Promise<string | null> {
+    return isRenewable ? limit(Promise.resolve(token()), TOKEN_TIMEOUT_MS) : token;
+  }
+
+  // --- connecting ---------------------------------------------------------------------------
+
+  async function begin(): Promise<void> {
+    try {
+      const frames = (await outbox?.open(url)) ?? [];
+      for (const frame of [...frames].reverse()) {
+        session.chat(frame.conversation_id).restore(frame);
+      }
+      restored = new Set(frames.map((frame) => frame.idempotency_key));
+    } catch (cause) {
+      const why = { code: "outbox_unreadable", cause };
+      end(
+        cause instanceof ParleyError
+          ? cause
+          : new OutboxUnusable(`The outbox cannot be read: ${cause}.`, why),
+      );
+    }
+    await connect();
+  }
+
+  async function connect(): Promise<void> {
+    if (fatal) {
+      return;
+    }
+    stopPause = null;
+    welcomedAt = NEVER;
+    emit("connecting");
+    try {
+      const given = await getToken();
+      if (!fatal) {
+        attach(given);
+      }
+    } catch (error) {
+      trouble = error;
+      if (error instanceof ParleyError && !error.temporary) {
+        end(error); // the token's source says that there will be none
+      } else {
+        closed(protocol.CLOSE_ABNORMAL, String(error));
+      }
+    }
+  }
+
+  function attach(given: string | null): void {
+    if (!Socket) {
+      throw new ParleyError("This runtime has no WebSocket: give one as the option `WebSocket`.");
+    }
+    socket = new Socket(url, protocol.SUBPROTOCOL);
+    const stopWaiting = clock.callLater(HANDSHAKE_TIMEOUT_MS, () =>
+      lost(protocol.CLOSE_ABNORMAL, "no answer to the handshake"),
+    );
+    socket.onopen = () => {
+      stopWaiting();
+      trouble = null;
+      perform(() => session.opened(given));
+    };
+    socket.onmessage = ({ data }: { data: unknown }) => {
+      record("in", String(data));
+      perform(() => session.receive(data));
+    };
+    socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
+      stopWaiting();
+      lost(code, reason);
+    };
+    socket.onerror = () => {}; // close follows, and says what can be known
+  }
+
+  /** This socket is of no use any more. */
+  function lost(code: number, reason: string): void {
+    release()?.close();
+    closed(code, reason);
+  }
+
+  function closed(code: number, reason: string): void {
+    perform(() => session.closed(code, reason));
+  }
+
+  /** Hear and send no more through the present socket; returns it. */
+  function release(): SocketLike | null {
+    const last = socket;
+    socket = null;
+    stopTimer();
+    timerDue = NEVER;
+    if (last) {
+      last.onopen = last.onmessage = last.onclose = null;
+    }
+    return last;
+  }
+
+  /** The network or the page is back, as the browser says: find out at once what that is worth. */
+  function hint(): void {
+    if (stopPause) {
+      stopPause();
+      stopPause = clock.callLater(random() * HINT_SPREAD_MS, connect);
+    } else {
+      perform(session.tick); // timers stand still while a computer sleeps
+      perform(session.probe);
     }
   }
 
   // --- telling ------------------------------------------------------------------------------
 
-  #emit(told: Partial<ConnectionEvent>): void {
-    const event: ConnectionEvent = {
-      type: "connection",
-      state: "trouble",
-      attempt: this.#attempt,
-      code: null,
-      reason: "",
-      retryInMs: null,
-      error: null,
-      ...told,
-    };
-    for (const stream of this.watchers) {
+  function emit(state: ConnectionEvent["state"], told: Partial<ConnectionEvent> = {}): void {
+    const nothing = { code: null, reason: "", retryInMs: null, error: null };
+    const event: ConnectionEvent = { type: "connection", state, attempt, ...nothing, ...told };
+    for (const stream of watchers) {
       stream.push(event);
     }
-    this.#shell.told(event);
-  }
-
-  #record(direction: "in" | "out", text: string): void {
-    try {
-      this.#shell.onFrame?.(direction, text);
-    } catch (error) {
-      console.error("onFrame threw", error);
+    for (const listener of [...listeners]) {
+      guarded(() => listener(event));
     }
   }
 
-  // --- time ---------------------------------------------------------------------------------
+  const record = (direction: "in" | "out", text: string) => guarded(() => onFrame?.(direction, text));
 
-  #now(): number {
-    return Math.floor(this.clock.now());
-  }
+  return {
+    chats,
+    watchers,
+    listeners,
+    session,
+    clock,
+    random,
+    newId,
+    eventBuffer,
+    isRenewable,
+    start,
+    check,
+    close,
+    perform,
+    request,
+    limit,
+    getToken,
 
-  /** Have the session ticked when it is due. A timer that fires early just finds nothing to do. */
-  #arm(): void {
-    const due = this.session.wakeup();
-    if (this.#fatal || due === Number.POSITIVE_INFINITY || this.#timerDue <= due) {
-      return;
-    }
-    this.#stopTimer();
-    this.#timerDue = due;
-    this.#stopTimer = this.clock.callLater(Math.max(0, due - this.clock.now()), () => {
-      this.#timerDue = Number.POSITIVE_INFINITY;
-      this.#tick();
-    });
-  }
+    /** Connect, and wait until the server has said welcome. */
+    async open(options: WaitOptions): Promise<void> {
+      check();
+      start();
+      try {
+        await limit((opened as Waiter<void>).promise, limitOf(options), undefined, options.signal);
+      } catch (error) {
+        void close();
+        throw error instanceof Timeout
+          ? new ConnectionLost(`no connection to ${url} in time`, { cause: trouble })
+          : error;
+      }
+    },
 
-  #tick(): void {
-    this.perform((session, now) => session.tick(now));
+    /** Whether the server has said welcome, and nothing has ended since. */
+    isOnline: () => session.isOnline() && !fatal,
+
+    /** Who the server takes this client for. */
+    principal: () => welcome?.principal ?? null,
+
+    /** A conversation was closed. */
+    forget(conversationId: string): void {
+      chats.delete(conversationId);
+      perform(session.chat(conversationId).unwatch);
+    },
+  };
+}
+
+type Calls = Partial<Record<string, (...told: unknown[]) => void>>;
+
+/** Call a listener; what it throws keeps nothing from the others. */
+export function guarded(call: () => void): void {
+  try {
+    call();
+  } catch (error) {
+    console.error("a listener threw", error);
   }
 }
 

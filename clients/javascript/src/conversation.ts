@@ -5,18 +5,11 @@
  *
  * @module
  */
-import { Waiter } from "./clock.js";
-import type { Connection } from "./connection.js";
-import {
-  BadRequest,
-  ConnectionClosed,
-  errorFromWire,
-  type ParleyError,
-  Timeout,
-  TurnFailed,
-} from "./errors.js";
+import { type Waiter, waiter } from "./clock.js";
+import { type Connection, guarded, limitOf } from "./connection.js";
+import { BadRequest, ConnectionClosed, errorFromWire, type ParleyError, TurnFailed } from "./errors.js";
 import { type AnyEvent, type MessageDelta, parseEvent, type TypingNotice } from "./events.js";
-import { Mirror } from "./mirror.js";
+import { createMirror, type Mirror } from "./mirror.js";
 import * as protocol from "./protocol.js";
 import {
   type Cursor,
@@ -34,10 +27,8 @@ import {
   toState,
   toTurn,
 } from "./records.js";
-import type { ChatOutput } from "./session.js";
 import { Stream } from "./stream.js";
 
-export const REQUEST_TIMEOUT_MS = 30_000;
 /** How long the end of a turn that an ack told waits for the turn's events, which normally come with it. */
 const HOLD_MS = 1_000;
 
@@ -106,7 +97,7 @@ export type ConversationEvents = ByType & { event: AnyEvent };
 /** The events of one command's turn; ends with its `turn.completed` or `turn.failed`. */
 export class TurnStream extends Stream<AnyEvent> {
   /** The command's idempotency key; sending it again with the same content is safe. */
-  readonly commandId: string;
+  declare readonly commandId: string;
   /** The command is durable on the server. */
   accepted = false;
   /** The server knew the key: this is the outcome of an earlier sending. */
@@ -124,14 +115,15 @@ export class TurnStream extends Stream<AnyEvent> {
 /** One caller that waits for a command: with a stream (`send`) or with a promise (all others). */
 interface Call {
   key: string;
-  stream: TurnStream | null;
+  stream?: TurnStream;
   waiter: Waiter<Turn>;
-  executionId: string | null;
-  duplicate: boolean;
-  sawEnd: boolean;
+  executionId?: string;
+  duplicate?: boolean;
+  sawEnd?: boolean;
 }
 
-type Settled = Extract<ChatOutput, { do: "settled" }>;
+/** The end of a turn, and where its events lie. */
+type Settled = [key: string, completed: boolean, data: Raw, through: Cursor | null];
 
 /**
  * One conversation. Get it from `parley.conversation`; the first use begins to watch it.
@@ -141,18 +133,18 @@ type Settled = Extract<ChatOutput, { do: "settled" }>;
  * command is not undone.
  */
 export class Conversation {
-  readonly conversationId: string;
+  declare readonly conversationId: string;
   #connection: Connection;
   #defaults: ConversationOptions;
   #resume: Cursor | null;
   #mirror: Mirror;
-  #calls = new Map<string, Call[]>();
-  #held = new Map<string, Settled>();
+  #calls = new Set<Call>();
+  #held = new Set<Settled>();
   #stopHolding: (() => void) | null = null;
   #deaf = false;
   #streams = new Set<Stream<AnyEvent>>();
-  #listeners = new Map<string, Set<(event: never) => void>>();
-  #ready: Waiter<void>[] = [];
+  #listeners = new Set<{ type: string; listener: (event: never) => void }>();
+  #ready = waiter();
   #ended: ParleyError | null = null;
 
   /** @internal */
@@ -161,7 +153,49 @@ export class Conversation {
     this.conversationId = conversationId;
     this.#defaults = options;
     this.#resume = options.resume ?? null;
-    this.#mirror = new Mirror(conversationId);
+    this.#mirror = createMirror(conversationId);
+    connection.chats.set(conversationId, {
+      conversation: this,
+      told: {
+        dispatch: (epoch, to, events) => this.#onDispatch(epoch, to, events),
+        replace: (frame) => {
+          this.#deaf = false;
+          this.#mirror.replace(frame);
+          const { snapshot } = this;
+          this.#tell({ type: "snapshot", conversation_id: conversationId, snapshot }, () => true);
+          this.#release(true);
+          this.#answerReady();
+        },
+        delta: (frame) => {
+          const { execution_id } = frame;
+          this.#tell(frame as MessageDelta, (call) => !execution_id || call.executionId === execution_id);
+        },
+        typing: (frame) => this.#tell(frame as TypingNotice),
+        watching: (recovered) => recovered && this.#answerReady(),
+        detached: (error, forget) => this.#onDetached(errorFromWire(error), forget),
+        accepted: (key, ack) => {
+          for (const call of this.#callsOf(key)) {
+            call.executionId = ack.execution_id ?? call.executionId;
+            call.duplicate = Boolean(ack.duplicate);
+            Object.assign(call.stream ?? {}, { accepted: true, duplicate: call.duplicate });
+          }
+        },
+        settled: (...told) => {
+          this.#held.add(told);
+          this.#release();
+          if (this.#held.size) {
+            this.#stopHolding ??= connection.clock.callLater(HOLD_MS, () => {
+              // the events do not come: this principal may speak in the conversation, and not see it
+              this.#deaf = true;
+              this.#release();
+            });
+          }
+        },
+        refusal: (key, error) => this.#fail(this.#callsOf(key), errorFromWire(error)),
+        offline: () => this.#release(true),
+        end: (error) => this.#onEnd(error),
+      },
+    });
   }
 
   // --- saying something ---------------------------------------------------------------------
@@ -182,12 +216,17 @@ export class Conversation {
     const given = typeof text === "string" ? { ...options, text } : text;
     const frame = this.#process(given);
     const call = this.#call(given.idempotencyKey);
-    const leave = () => this.#leave(call);
-    call.stream = new TurnStream(call.key, this.#connection.eventBuffer, leave, given.signal);
-    if (!call.stream.ended) {
-      this.#command(frame, call, given.timeoutMs);
+    const leave = () => call.waiter.reject(null);
+    const stream = new TurnStream(call.key, this.#connection.eventBuffer, leave, given.signal);
+    call.stream = stream;
+    if (!stream.ended) {
+      this.#command(frame, call);
+      this.#end(call, { timeoutMs: given.timeoutMs }).then(
+        () => stream.finish(),
+        (error) => stream.finish(error),
+      );
     }
-    return call.stream;
+    return stream;
   }
 
   /**
@@ -240,7 +279,7 @@ export class Conversation {
   }
 
   /** Cancel what runs, clear slots, variables and context; throws as `ask`. */
-  async reset(reason?: string, options: CommandOptions = {}): Promise<Turn> {
+  reset(reason?: string, options: CommandOptions = {}): Promise<Turn> {
     return this.#run({ type: "reset", reason }, options);
   }
 
@@ -251,7 +290,7 @@ export class Conversation {
    * @throws WrongState nothing runs.
    * @throws ParleyError as `ask`.
    */
-  async cancel(options: CommandOptions & { executionId?: string; reason?: string } = {}): Promise<Turn> {
+  cancel(options: CommandOptions & { executionId?: string; reason?: string } = {}): Promise<Turn> {
     const { executionId: execution_id, reason } = options;
     return this.#run({ type: "cancel", execution_id, reason }, options);
   }
@@ -259,7 +298,7 @@ export class Conversation {
   /** Tell the others that this person types, or has stopped; a hint, dropped when offline. */
   typing(typing = true): void {
     this.#check();
-    this.#connection.perform((session, now) => session.typing(this.conversationId, typing, now));
+    this.#connection.perform(() => this.#chat.typing(typing));
   }
 
   // --- asking -------------------------------------------------------------------------------
@@ -316,10 +355,10 @@ export class Conversation {
     listener: (event: ConversationEvents[Type]) => void,
   ): () => void {
     this.#watch();
-    const listeners = this.#listeners.get(type) ?? new Set();
-    this.#listeners.set(type, listeners.add(listener));
+    const entry = { type, listener };
+    this.#listeners.add(entry);
     return () => {
-      listeners.delete(listener);
+      this.#listeners.delete(entry);
     };
   }
 
@@ -332,17 +371,16 @@ export class Conversation {
    */
   async ready(options: WaitOptions = {}): Promise<void> {
     this.#watch();
-    if (!this.#connection.session.live(this.conversationId)) {
-      const waiter = new Waiter<void>();
-      this.#ready.push(waiter);
-      const late = () => new Timeout("the conversation was not ready in time");
-      await this.#connection.limit(waiter, limitOf(options), options.signal, late);
+    const { limit } = this.#connection;
+    if (!this.#chat.isLive()) {
+      const late = "the conversation was not ready in time";
+      await limit(this.#ready.promise, limitOf(options), late, options.signal);
     }
   }
 
   /** The newest messages that this client knows, oldest first (at most 1,000); the same array until one changes. */
   get messages(): readonly Message[] {
-    return this.#mirror.messages;
+    return this.#mirror.messages();
   }
 
   /**
@@ -351,26 +389,26 @@ export class Conversation {
    * that is in `snapshot.pending` too, as kind `input`.
    */
   pending(kind?: "acceptance" | "clarification"): readonly Pending[] {
-    return this.#mirror.pending.filter((request) =>
-      kind ? request.kind === kind : request.kind !== "input",
-    );
+    return this.#mirror
+      .pending()
+      .filter((request) => (kind ? request.kind === kind : request.kind !== "input"));
   }
 
   /** All that this client knows of the conversation, without asking the server. */
   get snapshot(): Snapshot {
-    return this.#mirror.snapshot(this.#connection.session.partials(this.conversationId));
+    return this.#mirror.snapshot(this.#chat.partials());
   }
 
   /** Up to where events were handed out; as `resume` it goes on there later. */
   get cursor(): Cursor {
-    return this.#connection.session.cursor(this.conversationId);
+    return this.#chat.cursor();
   }
 
   /** Stop watching and waiting. Commands that were taken are still sent, and still take effect. */
   close(): void {
     if (!this.#ended) {
-      this.onEnd(new ConnectionClosed(protocol.CLOSE_NORMAL, "this conversation was closed"));
-      this.#connection.forget(this);
+      this.#onEnd(new ConnectionClosed(protocol.CLOSE_NORMAL, "this conversation was closed"));
+      this.#connection.forget(this.conversationId);
     }
   }
 
@@ -394,73 +432,68 @@ export class Conversation {
   }
 
   #call(key: string = this.#connection.newId()): Call {
-    return { key, stream: null, waiter: new Waiter(), executionId: null, duplicate: false, sawEnd: false };
+    return { key, waiter: waiter() };
   }
 
   async #run(frame: Raw, options: CommandOptions): Promise<Turn> {
     options.signal?.throwIfAborted();
     const call = this.#call(options.idempotencyKey);
-    this.#command(frame, call, options.timeoutMs);
-    try {
-      return await this.#connection.limit(call.waiter, null, options.signal);
-    } finally {
-      this.#leave(call);
-    }
+    this.#command(frame, call);
+    return this.#end(call, options);
   }
 
-  #command(frame: Raw, call: Call, timeoutMs: number | null = null): void {
+  #command(frame: Raw, call: Call): void {
     this.#watch();
     const whole = {
       ...protocol.given(frame),
       conversation_id: this.conversationId,
       idempotency_key: call.key,
     };
-    this.#calls.set(call.key, [...(this.#calls.get(call.key) ?? []), call]);
+    this.#calls.add(call);
     try {
-      this.#connection.perform((session, now) => session.submit(whole, now));
+      this.#connection.perform(() => this.#chat.submit(whole));
     } catch (error) {
-      this.#leave(call, false);
+      this.#calls.delete(call);
       throw error;
     }
-    const late = () => new Timeout(`the turn did not end within ${timeoutMs} ms; the command stands`);
-    this.#connection.limit(call.waiter, timeoutMs, undefined, late).catch((error) => {
-      call.stream?.finish(error);
-      this.#leave(call);
-    });
   }
 
-  /** A caller waits no more. */
-  #leave(call: Call, abandon = true): void {
-    const calls = this.#calls.get(call.key);
-    if (!calls?.includes(call)) {
-      return;
-    }
-    const others = calls.filter((each) => each !== call);
-    this.#calls.set(call.key, others);
-    if (!others.length) {
-      this.#calls.delete(call.key);
-      this.#held.delete(call.key);
-      if (abandon) {
-        this.#connection.session.abandon(this.conversationId, call.key);
+  /** Wait for the end of a caller's turn, for as long as the caller wants to. */
+  async #end(call: Call, { timeoutMs, signal }: WaitOptions): Promise<Turn> {
+    try {
+      const late = `the turn did not end within ${timeoutMs} ms; the command stands`;
+      return await this.#connection.limit(call.waiter.promise, timeoutMs, late, signal);
+    } finally {
+      if (this.#calls.delete(call) && !this.#callsOf(call.key).length) {
+        this.#chat.abandon(call.key);
       }
     }
   }
 
+  /** What the session knows of it. */
+  get #chat() {
+    return this.#connection.session.chat(this.conversationId);
+  }
+
+  #callsOf(key: unknown): Call[] {
+    return [...this.#calls].filter((call) => call.key === key);
+  }
+
   #watch(): void {
     this.#check();
-    const connection = this.#connection;
-    connection.start();
-    if (!connection.session.watching(this.conversationId)) {
+    const { perform, start } = this.#connection;
+    start();
+    if (!this.#chat.isWanted()) {
       const resume = this.#resume;
       this.#resume = null;
-      connection.perform((session, now) => session.watch(this.conversationId, now, resume));
+      perform(() => this.#chat.watch(resume));
     }
   }
 
   #ask(frame: Raw, options: WaitOptions): Promise<Raw> {
     this.#check();
     const whole = protocol.given({ ...frame, conversation_id: this.conversationId });
-    return this.#connection.request(whole, limitOf(options), options.signal).then(mapping);
+    return this.#connection.request(whole, options).then(mapping);
   }
 
   #check(): void {
@@ -472,77 +505,12 @@ export class Conversation {
 
   // --- what the connection tells ------------------------------------------------------------
 
-  /** @internal */
-  onOutput(output: ChatOutput): void {
-    const { conversationId } = this;
-    switch (output.do) {
-      case "dispatch":
-        return this.#onDispatch(output.epoch, output.to, output.events);
-      case "replace":
-        this.#deaf = false;
-        this.#mirror.replace(output.snapshot);
-        this.#tell(
-          { type: "snapshot", conversation_id: conversationId, snapshot: this.snapshot },
-          () => true,
-        );
-        this.#release(true);
-        return this.#answerReady(null);
-      case "delta": {
-        const event = output.frame as MessageDelta;
-        const mine = event.execution_id ?? null;
-        return this.#tell(event, (call) => mine === null || call.executionId === mine);
-      }
-      case "typing":
-        return this.#tell(output.frame as TypingNotice);
-      case "watching":
-        return output.recovered ? this.#answerReady(null) : undefined;
-      case "detached":
-        return this.#onDetached(errorFromWire(output.error), output.forget);
-      case "accepted":
-        for (const call of this.#calls.get(output.key) ?? []) {
-          call.executionId = output.ack.execution_id ?? call.executionId;
-          call.duplicate = Boolean(output.ack.duplicate);
-          if (call.stream) {
-            call.stream.accepted = true;
-            call.stream.duplicate = call.duplicate;
-          }
-        }
-        return;
-      case "settled":
-        if (this.#calls.has(output.key)) {
-          this.#held.set(output.key, output);
-          this.#release();
-          if (this.#held.size) {
-            this.#stopHolding ??= this.#connection.clock.callLater(HOLD_MS, () => {
-              // the events do not come: this principal may speak in the conversation, and not see it
-              this.#stopHolding = null;
-              this.#deaf = true;
-              this.#release();
-            });
-          }
-        }
-        return;
-      case "refusal":
-        return this.#fail(output.key, errorFromWire(output.error));
-    }
-  }
-
-  /** What was held back for events is due: they may come as a snapshot now. @internal */
-  onOffline(): void {
-    this.#release(true);
-  }
-
-  /** Nothing more will come: the client or this conversation is closed. @internal */
-  onEnd(error: ParleyError): void {
+  #onEnd(error: ParleyError): void {
     this.#ended = error;
     this.#release(true);
-    this.#failAll(error);
-    this.#stopHolding?.();
-    const normal = error instanceof ConnectionClosed && error.closeCode === protocol.CLOSE_NORMAL;
-    for (const stream of this.#streams) {
-      stream.finish(normal ? null : error);
-    }
-    this.#streams.clear();
+    this.#fail(this.#calls, error);
+    const normal = (error as ConnectionClosed).closeCode === protocol.CLOSE_NORMAL;
+    this.#finishStreams(normal ? null : error);
     this.#answerReady(error);
   }
 
@@ -550,14 +518,12 @@ export class Conversation {
     this.#deaf = false;
     this.#mirror.apply(epoch, to, events);
     for (const raw of events) {
-      const calls = this.#calls.get(raw.command_id) ?? [];
+      const calls = this.#callsOf(raw.command_id);
       for (const call of calls) {
         call.executionId = raw.execution_id ?? call.executionId;
         call.sawEnd = protocol.isTurnEnd(raw.type);
       }
-      if (this.#streams.size || this.#listeners.size || calls.length) {
-        this.#tell(parseEvent(this.conversationId, raw), (call) => calls.includes(call));
-      }
+      this.#tell(parseEvent(this.conversationId, raw), (call) => calls.includes(call));
     }
     this.#release();
   }
@@ -567,15 +533,19 @@ export class Conversation {
       this.#mirror.clear();
     }
     this.#tell({ type: "unsubscribed", conversation_id: this.conversationId, error });
-    if (this.#connection.session.watching(this.conversationId)) {
-      return; // forgotten, but still watched: it may begin anew
+    if (!this.#chat.isWanted()) {
+      // otherwise it is forgotten, but still watched: it may begin anew
+      this.#finishStreams(null);
+      this.#fail(this.#calls, error);
+      this.#answerReady(error);
     }
+  }
+
+  #finishStreams(error: unknown): void {
     for (const stream of this.#streams) {
-      stream.finish();
+      stream.finish(error);
     }
     this.#streams.clear();
-    this.#failAll(error);
-    this.#answerReady(error);
   }
 
   /** Hand an event to who reads all, to listeners, and to the callers that it concerns. */
@@ -583,52 +553,47 @@ export class Conversation {
     for (const stream of this.#streams) {
       stream.push(event);
     }
-    for (const call of [...this.#calls.values()].flat()) {
-      if (call.stream && concerns(call)) {
-        call.stream.push(event);
+    for (const call of this.#calls) {
+      if (concerns(call)) {
+        call.stream?.push(event);
       }
     }
-    for (const type of ["event", event.type]) {
-      notify(this.#listeners.get(type), event);
+    for (const { type, listener } of [...this.#listeners]) {
+      if (type === "event" || type === event.type) {
+        guarded(() => listener(event as never));
+      }
     }
   }
 
-  #fail(key: string, error: unknown): void {
-    const calls = this.#calls.get(key) ?? [];
-    this.#calls.delete(key);
+  #fail(calls: Iterable<Call>, error: unknown): void {
     for (const call of calls) {
-      call.stream?.finish(error);
+      this.#calls.delete(call);
       call.waiter.reject(error);
     }
   }
 
-  #failAll(error: unknown): void {
-    this.#held.clear();
-    for (const key of [...this.#calls.keys()]) {
-      this.#fail(key, error);
-    }
-  }
-
-  #answerReady(error: unknown): void {
-    for (const waiter of this.#ready.splice(0)) {
-      if (error) {
-        waiter.reject(error);
-      } else {
-        waiter.resolve();
-      }
+  #answerReady(error?: ParleyError): void {
+    const { resolve, reject } = this.#ready;
+    this.#ready = waiter();
+    if (error) {
+      reject(error);
+    } else {
+      resolve();
     }
   }
 
   /** Finish the callers whose turn has ended and whose events, if they still come, have come. */
   #release(everything = false): void {
-    const { session } = this.#connection;
     const { epoch, offset } = this.cursor;
-    const live = !everything && !this.#deaf && session.live(this.conversationId);
-    for (const [key, settled] of [...this.#held]) {
-      const { through } = settled;
-      if (!(live && through && (epoch === null || (epoch === through.epoch && offset < through.offset)))) {
-        this.#held.delete(key);
-        this.#finish(settled);
+    const live = !everything && !this.#deaf && this.#chat.isLive();
+    for (const settled of this.#held) {
+      const [key, completed, data, through] = settled;
+      if (!(live && through && (!epoch || (epoch === through.epoch && offset < through.offset)))) {
+        this.#held.delete(settled);
+        for (const call of this.#callsOf(key)) {
+          this.#calls.delete(call);
+          this.#finish(call, completed, data);
+        }
       }
     }
     if (!this.#held.size) {
@@ -637,57 +602,42 @@ export class Conversation {
     }
   }
 
-  #finish({ key, completed, data }: Settled): void {
-    const calls = this.#calls.get(key) ?? [];
-    this.#calls.delete(key);
-    for (const { stream, waiter, executionId, duplicate, sawEnd } of calls) {
-      const turn = toTurn(this.conversationId, key, data, completed, executionId, duplicate);
-      if (stream && !sawEnd) {
+  #finish(
+    { key, stream, waiter, executionId, duplicate, sawEnd }: Call,
+    completed: boolean,
+    data: Raw,
+  ): void {
+    const turn = toTurn(this.conversationId, key, data, completed, executionId, duplicate);
+    if (stream) {
+      if (!sawEnd) {
         // the event itself was skipped: this is what the ack's result stands for
         const type = completed ? "turn.completed" : "turn.failed";
         const raw = { type, execution_id: executionId, command_id: key, data };
         stream.push(parseEvent(this.conversationId, raw));
       }
-      if (stream) {
-        stream.turn = turn;
-        stream.finish();
-      }
-      if (completed) {
-        waiter.resolve(turn);
-      } else {
-        waiter.reject(new TurnFailed(errorFromWire(mapping(data.error)), turn));
-      }
+      stream.turn = turn;
+      stream.finish();
+    }
+    if (completed) {
+      waiter.resolve(turn);
+    } else {
+      waiter.reject(new TurnFailed(errorFromWire(mapping(data.error)), turn));
     }
   }
 }
-
-/** Call listeners; what one throws keeps nothing from the others. */
-export function notify(listeners: Iterable<(event: never) => void> | undefined, event: unknown): void {
-  for (const listener of [...(listeners ?? [])]) {
-    try {
-      listener(event as never);
-    } catch (error) {
-      console.error("a listener threw", error);
-    }
-  }
-}
-
-/** Return the time that a question may take. */
-export const limitOf = (options: WaitOptions): number | null =>
-  options.timeoutMs === undefined ? REQUEST_TIMEOUT_MS : options.timeoutMs;
 
 /** Return the fields of a decision about an acceptance request, on the wire and over REST. */
 export function decisionBody(pending: string | Pending, accepted: boolean, options: DecisionOptions): Raw {
-  const { comment, edits, digest } = options;
-  const shown = typeof pending === "string" ? null : pending.digest;
-  return { pending_id: idOf(pending), accepted, comment, edits, digest: digest ?? shown };
+  const { pending_id, digest: shown } = shownOf(pending);
+  const { comment, edits, digest = shown } = options;
+  return { pending_id, accepted, comment, edits, digest };
 }
 
 /** Return the fields of answers to a clarification, on the wire and over REST. */
 export const answersBody = (pending: string | Pending, answers: JsonObject): Raw => ({
-  pending_id: idOf(pending),
+  pending_id: shownOf(pending).pending_id,
   answers,
 });
 
-const idOf = (pending: string | Pending): string =>
-  typeof pending === "string" ? pending : pending.pending_id;
+const shownOf = (pending: string | Pending): { pending_id: string; digest?: string | null } =>
+  typeof pending === "string" ? { pending_id: pending } : pending;

@@ -48,32 +48,28 @@ export class ParleyError extends Error {
   static readonly temporary: boolean = false;
 
   /** The error code of the protocol, or one of this package's own (`timeout`, ...). */
-  readonly code: string;
+  declare readonly code: string;
   /** Whether the same call may succeed later. */
-  readonly temporary: boolean;
+  declare readonly temporary: boolean;
   /** When trying again may help, in milliseconds. */
-  readonly retryAfterMs: number | null;
+  declare readonly retryAfterMs: number | null;
   /** Dotted path of the offending field, e.g. `content.text`. */
-  readonly field: string | null;
+  declare readonly field: string | null;
   /** Structured facts. */
-  readonly details: Details | null;
+  declare readonly details: Details | null;
   /** What would be right. */
-  readonly suggestion: string | null;
+  declare readonly suggestion: string | null;
   /** Where this code is explained. */
-  readonly docs: string | null;
+  declare readonly docs: string | null;
 
   constructor(message: string, options: ErrorOptions = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
     const kind = new.target;
+    const { code = kind.code, temporary = kind.temporary, cause } = options;
+    const { retryAfterMs = null, field = null, details = null, suggestion = null, docs = null } = options;
+    super(message, cause ? { cause } : {});
     // a bundler shortens class names, so the name is made from the code: timeout, Timeout
-    this.name = kind.code.replace(/(?:^|_)(.)/g, (_, letter: string) => letter.toUpperCase());
-    this.code = options.code ?? kind.code;
-    this.temporary = options.temporary ?? kind.temporary;
-    this.retryAfterMs = options.retryAfterMs ?? null;
-    this.field = options.field ?? null;
-    this.details = options.details ?? null;
-    this.suggestion = options.suggestion ?? null;
-    this.docs = options.docs ?? null;
+    const name = kind.code.replace(/(^|_)./g, (letters) => letters.slice(-1).toUpperCase());
+    Object.assign(this, { name, code, temporary, retryAfterMs, field, details, suggestion, docs });
   }
 }
 
@@ -219,8 +215,7 @@ export class MissingAnswers extends Unprocessable {
 
   /** The ids of the questions that lack an answer, or lack one that fits. */
   get missing(): readonly string[] {
-    const found = this.details?.missing;
-    return Array.isArray(found) ? found.map(String) : [];
+    return [this.details?.missing ?? []].flat().map(String);
   }
 }
 
@@ -289,14 +284,13 @@ export class Expired extends TurnError {
 export class TurnFailed extends ParleyError {
   static override readonly code = "turn_failed";
   /** Why, as a typed error (`StepFailed`, `Cancelled`, ...). */
-  readonly error: Refused;
+  declare readonly error: Refused;
   /** What the turn said and did before it failed. */
-  readonly turn: Turn;
+  declare readonly turn: Turn;
 
   constructor(error: Refused, turn: Turn) {
     super(error.message, { ...error, cause: error });
-    this.error = error;
-    this.turn = turn;
+    Object.assign(this, { error, turn });
   }
 }
 
@@ -310,14 +304,13 @@ export class ConnectionLost extends ParleyError {
 export class ConnectionClosed extends ParleyError {
   static override readonly code = "connection_closed";
   /** The WebSocket close code (1000 when this side closed). */
-  readonly closeCode: number;
+  declare readonly closeCode: number;
   /** What the server said. */
-  readonly reason: string;
+  declare readonly reason: string;
 
   constructor(closeCode: number, reason: string) {
     super(`${reason || "the connection is closed"} (close code ${closeCode})`);
-    this.closeCode = closeCode;
-    this.reason = reason;
+    Object.assign(this, { closeCode, reason });
   }
 }
 
@@ -387,14 +380,8 @@ const BY_CODE: ReadonlyMap<string, typeof Refused> = /* @__PURE__ */ new Map(
 
 /** Make the typed error of an `error` object; an unknown code gives a plain `Refused`. */
 export function errorFromWire(error: Readonly<globalThis.Partial<ErrorBody>>): Refused {
-  const code = String(error.code || "internal");
-  const kind = BY_CODE.get(code) ?? Refused;
-  return new kind(String(error.message || code), {
-    ...error,
-    code,
-    temporary: Boolean(error.temporary),
-    retryAfterMs: error.retry_after_ms,
-  });
+  const { code = "internal", message = code, temporary = false, retry_after_ms: retryAfterMs } = error;
+  return new (BY_CODE.get(code) ?? Refused)(message, { ...error, code, temporary, retryAfterMs });
 }
 
 function decided(details: Details | null): Details {

@@ -19,7 +19,6 @@
 import { errorFromWire, type ParleyError, type Refused } from "./errors.js";
 import {
   type InboxItem,
-  items,
   type JsonObject,
   type Message,
   mapping,
@@ -28,6 +27,7 @@ import {
   type Snapshot,
   toMessage,
   toPending,
+  toTurn,
 } from "./records.js";
 import type * as wire from "./wire.js";
 
@@ -254,10 +254,12 @@ const plain =
   (...names: string[]): Parts =>
   (data) =>
     Object.fromEntries(names.map((name) => [name, data[name] ?? null]));
-const messages = (data: Raw) => ({
-  current_state: data.current_state ?? "idle",
-  messages: items(mapping(data.response).messages).map(toMessage),
-});
+/** What a `turn.*` event shares with the turn that it ends. */
+const turn = (data: Raw) => {
+  const { state: current_state, messages, slots, variables, success, ...rest } = toTurn("", "", data, true);
+  const { processing_time_ms, ab_variant } = rest;
+  return { current_state, messages, slots, variables, success, processing_time_ms, ab_variant };
+};
 const message: Parts = (data) => ({ message: toMessage(data) });
 const pending: Parts = (data) => ({ pending: toPending(data) });
 const decided: Parts = ({ pending_id, kind = "", decided: how }) => ({
@@ -267,15 +269,14 @@ const decided: Parts = ({ pending_id, kind = "", decided: how }) => ({
 });
 const execution = plain("status", "flow_id", "flow_version", "output", "error");
 const step = plain("visit", "attempt", "error");
-const PARTS: Readonly<Record<string, Parts>> = {
-  "turn.completed": (data) => ({
-    ...plain("processing_time_ms", "ab_variant")(data),
-    ...messages(data),
-    slots: mapping(mapping(data.context_updates).slots),
-    variables: mapping(mapping(data.context_updates).variables),
-    success: data.success !== false,
-  }),
-  "turn.failed": (data) => ({ ...messages(data), error: errorFromWire(mapping(data.error)) }),
+const PARTS: Readonly<Record<string, Parts | null>> = {
+  __proto__: null, // a type is anything
+
+  "turn.completed": turn,
+  "turn.failed": (data) => {
+    const { current_state, messages } = turn(data);
+    return { current_state, messages, error: errorFromWire(mapping(data.error)) };
+  },
   "message.received": message,
   "message.completed": message,
   "message.retracted": plain("message_id"),
@@ -309,10 +310,9 @@ const PARTS: Readonly<Record<string, Parts>> = {
 export function parseEvent(conversationId: string, raw: Raw): Event {
   const type = String(raw.type);
   const data = mapping(raw.data);
-  const parts = Object.hasOwn(PARTS, type) ? PARTS[type] : null;
+  const parts = PARTS[type];
   return {
-    type: parts ? type : "unknown",
-    ...(parts ? {} : { event_type: type }),
+    ...(parts ? { type } : { type: "unknown", event_type: type }),
     conversation_id: conversationId,
     ...plain("offset", "time", "execution_id", "step_id", "command_id", "cause")(raw),
     data,

@@ -24,11 +24,11 @@ export type LoadRemote = () => Promise<Remote>;
  */
 export class ExecutionHandle {
   /** Its id; null of a start that waits behind another run. */
-  readonly executionId: string | null;
+  declare readonly executionId: string | null;
   /** The conversation that it runs in; null until the server has told. */
-  conversationId: string | null;
+  declare conversationId: string | null;
   /** What its events, logs and outgoing calls carry; null until the server has told. */
-  correlationId: string | null;
+  declare correlationId: string | null;
   #load: LoadRemote;
 
   /** @internal */
@@ -96,27 +96,27 @@ export class ExecutionHandle {
    * @throws WrongState it has ended.
    * @throws ParleyError as `accept`.
    */
-  async pause(options: CommandOptions & { reason?: string; deadlineMs?: number } = {}): Promise<Receipt> {
+  pause(options: CommandOptions & { reason?: string; deadlineMs?: number } = {}): Promise<Receipt> {
     return this.#post("pause", { reason: options.reason, deadline_ms: options.deadlineMs }, options);
   }
 
   /** Let it go on; throws `WrongState` where it is not paused. */
-  async resume(options: CommandOptions & { comment?: string } = {}): Promise<Receipt> {
+  resume(options: CommandOptions & { comment?: string } = {}): Promise<Receipt> {
     return this.#post("resume", { comment: options.comment }, options);
   }
 
   /** End it; throws `WrongState` where it has ended. */
-  async cancel(options: CommandOptions & { reason?: string } = {}): Promise<Receipt> {
+  cancel(options: CommandOptions & { reason?: string } = {}): Promise<Receipt> {
     return this.#post("cancel", { reason: options.reason }, options);
   }
 
   /** Try again from the step that failed; throws `WrongState` where it has not failed. */
-  async retry(options: CommandOptions = {}): Promise<Receipt> {
+  retry(options: CommandOptions = {}): Promise<Receipt> {
     return this.#post("retry", {}, options);
   }
 
   /** Tell it that the event `name` has happened; throws `WrongState` if nothing waits for it. */
-  async signal(name: string, payload: unknown = null, options: CommandOptions = {}): Promise<Receipt> {
+  signal(name: string, payload: unknown = null, options: CommandOptions = {}): Promise<Receipt> {
     return this.#post("signal", { name, payload }, options);
   }
 

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { type Clock, fullJitter, sleep } from "./clock.js";
+import { fullJitter, sleep } from "./clock.js";
+import type { Connection } from "./connection.js";
 import { ParleyError } from "./errors.js";
 import type { InboxEvent } from "./events.js";
 import type { InboxItem } from "./records.js";
@@ -12,8 +13,7 @@ import { type Rest, toInboxItem } from "./rest.js";
 /** Yield what opens and what is settled, over reconnections; see `Parley.inboxEvents`. */
 export async function* watchInbox(
   rest: Rest,
-  clock: Clock,
-  random: () => number,
+  { clock, random }: Connection,
   signal?: AbortSignal,
 ): AsyncGenerator<InboxEvent> {
   const known = new Map<string, InboxItem>();

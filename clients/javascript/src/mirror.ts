@@ -20,92 +20,86 @@ import {
 /** Older ones are dropped; `before` moves, so that `history` goes on where this ends. */
 const MAX_MESSAGES = 1000;
 
-/** Folds snapshots and events, without I/O. */
-export class Mirror {
-  #id: string;
-  #epoch: string | null = null;
-  #offset = 0;
-  #state: Record<string, unknown> | null = null;
-  #messages = new Map<string, Message>();
-  #pending = new Map<string, Pending>();
-  #before: number | null = null;
-  #list: readonly Message[] | null = null;
+export type Mirror = ReturnType<typeof createMirror>;
 
-  constructor(conversationId: string) {
-    this.#id = conversationId;
-  }
+/** Fold snapshots and events of one conversation, without I/O. */
+export function createMirror(conversation_id: string) {
+  let epoch: string | null = null;
+  let offset = 0;
+  let state: Record<string, unknown> | null = null;
+  const messages = new Map<string, Message>();
+  const pending = new Map<string, Pending>();
+  let before: number | null = null;
+  let list: readonly Message[] | null = null;
 
   /** Know nothing. */
-  clear(): void {
-    this.#epoch = this.#state = this.#before = this.#list = null;
-    this.#offset = 0;
-    this.#messages.clear();
-    this.#pending.clear();
+  function clear(): void {
+    epoch = state = before = list = null;
+    offset = 0;
+    messages.clear();
+    pending.clear();
   }
 
-  /** The newest messages, oldest first; the same array until one comes or goes. */
-  get messages(): readonly Message[] {
-    this.#list ??= [...this.#messages.values()];
-    return this.#list;
+  function addPending(raw: Raw): void {
+    pending.set(raw.pending_id, toPending(raw));
   }
 
-  /** The open requests to a person, oldest first. */
-  get pending(): readonly Pending[] {
-    return [...this.#pending.values()];
-  }
-
-  /** Return all that is known. */
-  snapshot(partials: Readonly<Record<string, string>>): Snapshot {
-    const { pending, messages } = this;
-    const place = { epoch: this.#epoch, offset: this.#offset };
-    return {
-      conversation_id: this.#id,
-      ...place,
-      state: this.#state && toState({ ...this.#state, ...place, pending }),
-      messages,
-      before: this.#before,
-      pending,
-      partials,
-    };
-  }
-
-  /** Take a `snapshot` frame. */
-  replace(frame: Raw): void {
-    this.clear();
-    this.#epoch = frame.epoch ?? null;
-    this.#offset = frame.offset;
-    this.#state = frame.state && { ...frame.state };
-    this.#before = frame.before ?? null;
-    for (const raw of items(frame.messages)) {
-      this.#addMessage(raw);
-    }
-    for (const raw of items(frame.pending)) {
-      this.#addPending(raw);
+  function addMessage(raw: Raw): void {
+    messages.set(raw.message_id, toMessage(raw));
+    list = null;
+    if (messages.size > MAX_MESSAGES) {
+      const [oldest, next] = messages as Iterable<unknown> as [[string, Message], [string, Message]];
+      messages.delete(oldest[0]);
+      before = next[1].offset ?? before;
     }
   }
 
-  /** Fold the events of an `events` frame, which the session has found to be next. */
-  apply(epoch: string, to: number, events: readonly Raw[]): void {
-    this.#epoch = epoch;
-    this.#offset = to;
-    for (const event of events) {
-      this.#fold(String(event.type), event, mapping(event.data));
-    }
+  function reset(state: Record<string, unknown>): void {
+    const nothing = { slots: {}, variables: {}, completed_steps: [], flow_id: null, flow_version: null };
+    Object.assign(state, nothing, { status: "idle", current_state: "idle" });
+    pending.clear();
+    messages.clear();
+    before = list = null; // history begins after a reset
   }
 
-  #fold(type: string, event: Raw, data: Raw): void {
-    this.#state ??= { conversation_id: this.#id, created_at: event.time };
-    const state = this.#state;
+  function foldExecution(state: Record<string, unknown>, event: Raw, data: Raw): void {
+    const { status, flow_id = null, flow_version = null } = data;
+    if (event.type === "execution.started") {
+      state.variables = {};
+      state.completed_steps = [];
+    } else if ((state.flow_id ?? null) !== flow_id || (state.flow_version ?? null) !== flow_version) {
+      state.variables = {}; // it went over to another flow
+    }
+    Object.assign(state, { flow_id, flow_version, status });
+    if (/^waiting_/.test(status) && event.step_id) {
+      state.current_state = event.step_id; // no turn may end here: a timer's run
+    }
+    if (hasEnded(status)) {
+      state.current_state = "idle";
+      pending.clear();
+      return;
+    }
+    // a question that a message answers ends without an event; what the flow waits for now is told
+    for (const [id, { kind }] of pending) {
+      if (kind === "input") {
+        pending.delete(id);
+      }
+    }
+    items(data.pending).forEach(addPending);
+  }
+
+  function fold(type: string, event: Raw, data: Raw): void {
+    state ??= { conversation_id, created_at: event.time };
     state.last_activity = event.time;
     switch (type) {
       case "message.received":
       case "message.completed":
         state.message_count = ((state.message_count as number) || 0) + 1;
-        this.#addMessage(data);
+        addMessage(data);
         break;
       case "message.retracted":
-        this.#messages.delete(data.message_id);
-        this.#list = null;
+        messages.delete(data.message_id);
+        list = null;
         break;
       case "turn.completed":
       case "turn.failed":
@@ -119,78 +113,71 @@ export class Mirror {
         break;
       case "clarification.requested":
       case "acceptance.requested":
-        this.#addPending(data);
+        addPending(data);
         break;
       case "pending.resolved":
       case "pending.expired":
-        this.#pending.delete(data.pending_id);
+        pending.delete(data.pending_id);
         break;
       case "conversation.created":
         state.user_id = data.user_id;
         state.channel = data.channel;
         break;
       case "conversation.reset":
-        this.#reset(state);
+        reset(state);
         break;
       default:
         if (type.startsWith("execution.")) {
-          this.#foldExecution(state, event, data);
+          foldExecution(state, event, data);
         }
     }
   }
 
-  #foldExecution(state: Record<string, unknown>, event: Raw, data: Raw): void {
-    const { status, flow_id = null, flow_version = null } = data;
-    if (event.type === "execution.started") {
-      state.variables = {};
-      state.completed_steps = [];
-    } else if ((state.flow_id ?? null) !== flow_id || (state.flow_version ?? null) !== flow_version) {
-      state.variables = {}; // it went over to another flow
-    }
-    Object.assign(state, { flow_id, flow_version, status });
-    if (String(status).startsWith("waiting_") && event.step_id) {
-      state.current_state = event.step_id; // no turn may end here: a timer's run
-    }
-    if (hasEnded(status)) {
-      state.current_state = "idle";
-      this.#pending.clear();
-      return;
-    }
-    // a question that a message answers ends without an event; what the flow waits for now is told
-    for (const [id, { kind }] of this.#pending) {
-      if (kind === "input") {
-        this.#pending.delete(id);
+  /** Return the newest messages, oldest first; the same array until one comes or goes. */
+  const allMessages = () => (list ??= [...messages.values()]);
+  /** Return the open requests to a person, oldest first. */
+  const allPending = () => [...pending.values()];
+
+  return {
+    clear,
+    messages: allMessages,
+    pending: allPending,
+
+    /** Return all that is known. */
+    snapshot(partials: Readonly<Record<string, string>>): Snapshot {
+      const place = { epoch, offset };
+      const pending = allPending();
+      return {
+        conversation_id,
+        ...place,
+        state: state && toState({ ...state, ...place, pending }),
+        messages: allMessages(),
+        before,
+        pending,
+        partials,
+      };
+    },
+
+    /** Take a `snapshot` frame. */
+    replace(frame: Raw): void {
+      clear();
+      epoch = frame.epoch ?? null;
+      offset = frame.offset;
+      state = frame.state && { ...frame.state };
+      before = frame.before ?? null;
+      items(frame.messages).forEach(addMessage);
+      items(frame.pending).forEach(addPending);
+    },
+
+    /** Fold the events of an `events` frame, which the session has found to be next. */
+    apply(to_epoch: string, to: number, events: readonly Raw[]): void {
+      epoch = to_epoch;
+      offset = to;
+      for (const event of events) {
+        fold(String(event.type), event, mapping(event.data));
       }
-    }
-    for (const raw of items(data.pending)) {
-      this.#addPending(raw);
-    }
-  }
-
-  #reset(state: Record<string, unknown>): void {
-    const nothing = { slots: {}, variables: {}, completed_steps: [], flow_id: null, flow_version: null };
-    Object.assign(state, nothing, { status: "idle", current_state: "idle" });
-    this.#pending.clear();
-    this.#messages.clear();
-    this.#before = null; // history begins after a reset
-    this.#list = null;
-  }
-
-  #addPending(raw: Raw): void {
-    this.#pending.set(raw.pending_id, toPending(raw));
-  }
-
-  #addMessage(raw: Raw): void {
-    this.#messages.set(raw.message_id, toMessage(raw));
-    this.#list = null;
-    if (this.#messages.size > MAX_MESSAGES) {
-      const entries = this.#messages.entries();
-      const [oldest] = entries.next().value as [string, Message];
-      const [, next] = entries.next().value as [string, Message];
-      this.#messages.delete(oldest);
-      this.#before = next.offset ?? this.#before;
-    }
-  }
+    },
+  };
 }
 
 /** Return `old` with what `changed` names; a null clears. */

@@ -40,75 +40,68 @@ export interface OutboxStore {
 }
 
 const keyOf = (conversationId: unknown, key: unknown) => `${conversationId}\n${key}`;
+const placeOf = ({ frame }: KeptCommand) => keyOf(frame.conversation_id, frame.idempotency_key);
 
-/** The session's journal over a store: bounds, and whose commands these are. */
-export class Outbox implements Journal {
-  #store: OutboxStore;
-  #maxBytes: number;
-  #kept = new Map<string, KeptCommand & { size: number }>();
-  #bytes = 0;
-  #owner: string | null = null;
+export type Outbox = ReturnType<typeof createOutbox>;
 
-  constructor(store: OutboxStore, maxBytes: number) {
-    this.#store = store;
-    this.#maxBytes = maxBytes;
+/** Return the session's journal over a store: bounds, and whose commands these are. */
+export function createOutbox(store: OutboxStore, maxBytes: number) {
+  const kept = new Map<string, KeptCommand & { size: number }>();
+  let bytes = 0;
+  let owner: string | null = null;
+
+  function add(command: KeptCommand, size: number): void {
+    kept.set(placeOf(command), { ...command, size });
+    bytes += size;
   }
 
-  /** Return the frames that earlier clients left. */
-  async open(url: string): Promise<Raw[]> {
-    const left = await this.#store.open(url);
-    for (const command of left) {
-      this.#add(command, JSON.stringify(command.frame).length);
-    }
-    return left.map(({ frame }) => frame);
+  function forget(place: string): boolean {
+    bytes -= kept.get(place)?.size ?? 0;
+    return kept.delete(place);
   }
 
-  /** Say as whom its commands are sent; returns those that are somebody else's. They stay where they are. */
-  own(owner: string): Raw[] {
-    this.#owner = owner;
-    const others = [...this.#kept].filter(([, each]) => each.owner !== null && each.owner !== owner);
-    for (const [name] of others) {
-      this.#forget(name);
-    }
-    return others.map(([, { frame }]) => frame);
-  }
+  return {
+    close: () => store.close(),
 
-  keep(frame: Raw, size: number): void {
-    if (this.#bytes + size > this.#maxBytes) {
-      throw new OutboxFull(`${this.#bytes} of ${this.#maxBytes} bytes wait for their acknowledgement`);
-    }
-    const command = { frame, owner: this.#owner };
-    try {
-      this.#store.keep(command);
-    } catch (cause) {
-      throw new OutboxUnusable(`The outbox cannot be written: ${cause}.`, {
-        code: "outbox_unwritable",
-        cause,
-      });
-    }
-    this.#add(command, size);
-  }
+    /** Return the frames that earlier clients left. */
+    async open(url: string): Promise<Raw[]> {
+      const left = await store.open(url);
+      for (const command of left) {
+        add(command, JSON.stringify(command.frame).length);
+      }
+      return left.map(({ frame }) => frame);
+    },
 
-  release(conversationId: string, key: string): void {
-    if (this.#forget(keyOf(conversationId, key))) {
-      this.#store.release(conversationId, key);
-    }
-  }
+    /** Say as whom its commands are sent; returns those that are somebody else's. They stay where they are. */
+    own(name: string): Raw[] {
+      owner = name;
+      const others = [...kept.values()].filter((each) => each.owner && each.owner !== owner);
+      for (const command of others) {
+        forget(placeOf(command));
+      }
+      return others.map(({ frame }) => frame);
+    },
 
-  close(): void {
-    this.#store.close();
-  }
+    keep(frame: Raw, size: number): void {
+      if (bytes + size > maxBytes) {
+        throw new OutboxFull(`${bytes} of ${maxBytes} bytes wait for their acknowledgement`);
+      }
+      const command = { frame, owner };
+      try {
+        store.keep(command);
+      } catch (cause) {
+        const why = { code: "outbox_unwritable", cause };
+        throw new OutboxUnusable(`The outbox cannot be written: ${cause}.`, why);
+      }
+      add(command, size);
+    },
 
-  #add(command: KeptCommand, size: number): void {
-    const { conversation_id, idempotency_key } = command.frame;
-    this.#kept.set(keyOf(conversation_id, idempotency_key), { ...command, size });
-    this.#bytes += size;
-  }
-
-  #forget(name: string): boolean {
-    this.#bytes -= this.#kept.get(name)?.size ?? 0;
-    return this.#kept.delete(name);
-  }
+    release(conversationId: string, key: string): void {
+      if (forget(keyOf(conversationId, key))) {
+        store.release(conversationId, key);
+      }
+    },
+  } satisfies Journal & Record<string, unknown>;
 }
 
 /** What `browserOutbox` keeps under one key of the storage. */
@@ -144,7 +137,7 @@ export function browserOutbox(
     count += 1;
     const place = `${prefix}${box}:${since}:${String(count).padStart(9, "0")}`;
     storage.setItem(place, JSON.stringify(entry));
-    places.set(keyOf(entry.frame.conversation_id, entry.frame.idempotency_key), place);
+    places.set(placeOf(entry), place);
   };
   const takeOver = (other: string): [number, Entry][] =>
     Object.keys(storage)

@@ -3,26 +3,21 @@
  *
  * @module
  */
-import { type Clock, systemClock } from "./clock.js";
-import { Connection, type ConnectionEvent, type Token } from "./connection.js";
+import type { Clock } from "./clock.js";
+import { type Connection, type ConnectionEvent, createConnection, type Token } from "./connection.js";
 import {
   type CommandOptions,
   Conversation,
   type ConversationOptions,
-  limitOf,
-  notify,
   type WaitOptions,
 } from "./conversation.js";
 import type { InboxEvent } from "./events.js";
 import { ExecutionHandle, type LoadRemote } from "./execution.js";
-import { OUTBOX_BYTES, Outbox, type OutboxStore } from "./outbox.js";
-import { given, restUrl, socketUrl } from "./protocol.js";
+import type { OutboxStore } from "./outbox.js";
+import { restUrl, socketUrl } from "./protocol.js";
 import type { Execution, InboxItem, JsonObject, Principal } from "./records.js";
-import { OUTBOX_LIMIT, Session } from "./session.js";
 import type { SocketClass } from "./sockets.js";
 import { Stream } from "./stream.js";
-
-const EVENT_BUFFER = 1000;
 
 /** Of `new Parley`. */
 export interface ParleyOptions {
@@ -119,53 +114,24 @@ export interface ListOptions extends WaitOptions {
  */
 export class Parley {
   /** The WebSocket URL. */
-  readonly url: string;
+  declare readonly url: string;
   /** Where REST calls go, without a slash at its end. */
-  readonly restUrl: string;
+  declare readonly restUrl: string;
   #connection: Connection;
   #remote: LoadRemote;
-  #listeners = new Set<(event: ConnectionEvent) => void>();
 
   /**
    * @param url `http(s)://` or `ws(s)://`, with or without the path; never with a token in it.
    * @throws TypeError the URL is none, or holds credentials.
    */
   constructor(url: string | URL, options: ParleyOptions = {}) {
-    const {
-      token = null,
-      locale,
-      timezone,
-      clock = systemClock,
-      random = Math.random,
-      newId = randomId,
-    } = options;
     this.url = socketUrl(url);
     this.restUrl = restUrl(this.url);
-    const outbox = options.outbox ? new Outbox(options.outbox, options.outboxBytes ?? OUTBOX_BYTES) : null;
-    this.#connection = new Connection({
-      url: this.url,
-      token,
-      session: new Session({
-        outboxLimit: options.outboxLimit ?? OUTBOX_LIMIT,
-        hello: given({ locale, timezone }),
-        journal: outbox,
-      }),
-      clock,
-      random,
-      newId,
-      eventBuffer: options.eventBuffer ?? EVENT_BUFFER,
-      outbox,
-      socketClass: options.WebSocket,
-      onFrame: options.onFrame ?? null,
-      told: (event) => notify(this.#listeners, event),
-    });
+    const connection = createConnection(this.url, options);
+    this.#connection = connection;
     let loaded: ReturnType<LoadRemote> | null = null;
     this.#remote = () => {
-      loaded ??= import("./remote.js").then(({ Remote, Rest }) => {
-        const getToken = () => this.#connection.getToken();
-        const rest = new Rest(this.restUrl, getToken, typeof token === "function", clock, random);
-        return new Remote(rest, clock, random, newId);
-      });
+      loaded ??= import("./remote.js").then(({ createRemote }) => createRemote(this.restUrl, connection));
       loaded.catch(() => {
         loaded = null; // offline, perhaps; the next call asks again
       });
@@ -181,7 +147,7 @@ export class Parley {
    * @throws ConnectionLost no connection within `timeoutMs` (30,000), attempts included.
    */
   async connect(options: WaitOptions = {}): Promise<void> {
-    await this.#connection.open(limitOf(options), options.signal);
+    await this.#connection.open(options);
   }
 
   /** Close the connection and end what waits with `ConnectionClosed(1000)`; may be called twice. */
@@ -201,9 +167,7 @@ export class Parley {
     const connection = this.#connection;
     connection.check();
     const id = conversationId ?? connection.newId();
-    const chat = connection.chats.get(id) ?? new Conversation(connection, id, options);
-    connection.chats.set(id, chat);
-    return chat;
+    return connection.chats.get(id)?.conversation ?? new Conversation(connection, id, options);
   }
 
   // --- over REST: these need no open connection ---------------------------------------------
@@ -267,9 +231,10 @@ export class Parley {
 
   /** Call `listener` with each event of the connection; returns what ends that. */
   on(_type: "connection", listener: (event: ConnectionEvent) => void): () => void {
-    this.#listeners.add(listener);
+    const { listeners } = this.#connection;
+    listeners.add(listener);
     return () => {
-      this.#listeners.delete(listener);
+      listeners.delete(listener);
     };
   }
 
@@ -284,25 +249,16 @@ export class Parley {
 
   /** Whether the server has said welcome and the connection stands, as far as is known. */
   get connected(): boolean {
-    return this.#connection.online;
+    return this.#connection.isOnline();
   }
 
   /** How many commands wait for their acknowledgement, those that an earlier page left included. */
   get unacknowledged(): number {
-    return this.#connection.session.unacknowledged;
+    return this.#connection.session.unacknowledged();
   }
 
   /** Who the server takes this client for; null before the first welcome. */
   get principal(): Principal | null {
-    return this.#connection.welcome?.principal ?? null;
+    return this.#connection.principal();
   }
-}
-
-/** Return 128 random bits in the alphabet of conversation ids and idempotency keys. */
-function randomId(): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return btoa(String.fromCharCode(...bytes)).replace(
-    /[+/=]/g,
-    (letter) => ({ "+": "-", "/": "_" })[letter] ?? "",
-  );
 }

@@ -25,8 +25,7 @@ export const CLOSE_NO_PONG = 4004;
 export const CLOSE_STATE_LOST = 4005;
 
 /** Tell whether to reconnect after a close: the range is the policy. */
-export const mayReconnect = (code: number): boolean =>
-  !(code >= 4500 && code <= 4999) && ![1000, 1002, 1003, 1007, 1008, 1009].includes(code);
+export const mayReconnect = (code: number): boolean => !/^(100[023789]|4[5-9]..)$/.test(`${code}`);
 
 export const isTurnEnd = (type: unknown): boolean => type === "turn.completed" || type === "turn.failed";
 
@@ -37,14 +36,15 @@ export const isTurnEnd = (type: unknown): boolean => type === "turn.completed" |
  *   URLs, which land in logs.
  */
 export function socketUrl(url: string | URL): string {
-  const { protocol, host, pathname, username, password, search, hash } = new URL(url);
+  const { href, protocol } = new URL(url);
   if (!/^(http|ws)s?:$/.test(protocol)) {
     throw new TypeError(`the URL must look like http://host:port, not ${url}`);
   }
-  if (username || password || search || hash) {
+  const [, server] = /^(?:http|ws)(s?:\/\/[^/?#@]+(?=\/)[^?#]*?)\/*(\/v1\/ws)?\/*$/.exec(href) ?? [];
+  if (!server) {
     throw new TypeError("the URL must hold no credentials, query or fragment; give the token as `token`");
   }
-  return `${protocol.replace("http", "ws")}//${host}${pathname.replace(/\/*(\/v1\/ws)?\/*$/, "/v1/ws")}`;
+  return `ws${server}/v1/ws`;
 }
 
 /** Return the address of the REST side, `http(s)://.../v1`, beside a `socketUrl`. */
@@ -87,6 +87,6 @@ export const given = (fields: Raw): Record<string, unknown> =>
 
 /** Return a frame's text with its token struck out, for logs and recorders. */
 export const withoutToken = (text: string): string => {
-  const frame = JSON.parse(text);
-  return JSON.stringify("token" in frame ? { ...frame, token: "***" } : frame);
+  const hidden = (name: string, value: unknown) => (name === "token" ? "***" : value);
+  return JSON.stringify(JSON.parse(text), hidden);
 };

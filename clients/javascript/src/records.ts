@@ -150,18 +150,19 @@ export interface Receipt {
   readonly raw: JsonObject;
 }
 
+/** Tell what a value of JSON is: `typeof`, but for lists and null. */
+export const kindOf = (value: unknown) =>
+  value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
+
 /** Return a JSON object, or an empty one where it is something else. */
-export function mapping(value: unknown): Raw {
-  return value !== null && typeof value === "object" && !Array.isArray(value) ? value : {};
-}
+export const mapping = (value: unknown): Raw => (kindOf(value) === "object" ? (value as Raw) : {});
 
 /** Return the objects of a JSON list, or nothing where it is something else. */
-export function items(value: unknown): Raw[] {
-  return Array.isArray(value) ? value.filter((item) => item !== null && typeof item === "object") : [];
-}
+export const items = (value: unknown): Raw[] =>
+  Array.isArray(value) ? value.filter((item) => kindOf(item) === "object") : [];
 
 /** Whether an execution in this status has ended. */
-export const hasEnded = (status: unknown) => /^(completed|failed|cancelled|expired)$/.test(String(status));
+export const hasEnded = (status: unknown) => /^(completed|failed|cancelled|expired)$/.test(status as string);
 
 export const toMessage = (raw: Raw): Message =>
   ({

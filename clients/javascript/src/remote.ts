@@ -5,28 +5,28 @@
  *
  * @module
  */
-import type { Clock } from "./clock.js";
-import { type CommandOptions, limitOf, type WaitOptions } from "./conversation.js";
+import { type Connection, limitOf } from "./connection.js";
+import type { CommandOptions, WaitOptions } from "./conversation.js";
 import { WrongState } from "./errors.js";
 import type { InboxEvent } from "./events.js";
 import type { ExecutionHandle } from "./execution.js";
 import { watchInbox } from "./inbox.js";
 import type { ListOptions, StartOptions } from "./parley.js";
 import type { Execution, InboxItem, Raw, Receipt } from "./records.js";
-import { type Ask, pages, type Rest, toExecution, toInboxItem, toReceipt } from "./rest.js";
+import { type Ask, pages, Rest, toExecution, toInboxItem, toReceipt } from "./rest.js";
+
+export function createRemote(url: string, connection: Connection): Remote {
+  return new Remote(new Rest(url, connection), connection);
+}
 
 /** Runs and inbox of one server; what its methods throw is said where an application calls them. */
 export class Remote {
   #rest: Rest;
-  #clock: Clock;
-  #random: () => number;
-  #newKey: () => string;
+  #connection: Connection;
 
-  constructor(rest: Rest, clock: Clock, random: () => number, newKey: () => string) {
+  constructor(rest: Rest, connection: Connection) {
     this.#rest = rest;
-    this.#clock = clock;
-    this.#random = random;
-    this.#newKey = newKey;
+    this.#connection = connection;
   }
 
   /** Start a flow; returns the server's reply. */
@@ -83,11 +83,11 @@ export class Remote {
 
   /** Yield what comes to wait, and what is settled. */
   inboxEvents(signal?: AbortSignal): AsyncGenerator<InboxEvent> {
-    return watchInbox(this.#rest, this.#clock, this.#random, signal);
+    return watchInbox(this.#rest, this.#connection, signal);
   }
 
   #post(path: string, body: Raw, options: CommandOptions): Promise<Raw> {
-    return this.#rest.post(path, body, options.idempotencyKey ?? this.#newKey(), ask(options));
+    return this.#rest.post(path, body, options.idempotencyKey ?? this.#connection.newId(), ask(options));
   }
 }
 
@@ -101,5 +101,3 @@ function pathOf({ executionId, conversationId }: ExecutionHandle): string {
 }
 
 const ask = (options: WaitOptions): Ask => ({ timeoutMs: limitOf(options), signal: options.signal });
-
-export { Rest } from "./rest.js";

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { type Clock, fullJitter } from "./clock.js";
+import { fullJitter } from "./clock.js";
+import type { Connection } from "./connection.js";
 import { ConnectionLost, errorFromWire, ParleyError, Refused, Timeout } from "./errors.js";
 import { encode, given } from "./protocol.js";
 import {
@@ -32,26 +33,13 @@ export interface Ask {
 
 /** Sends requests to one server. */
 export class Rest {
-  readonly url: string;
-  #getToken: () => Promise<string | null>;
-  /** Whether asking for a token again may give another one. */
-  #fresh: boolean;
-  #clock: Clock;
-  #random: () => number;
+  declare readonly url: string;
+  #connection: Connection;
   #token: string | null = null;
 
-  constructor(
-    url: string,
-    getToken: () => Promise<string | null>,
-    fresh: boolean,
-    clock: Clock,
-    random: () => number,
-  ) {
+  constructor(url: string, connection: Connection) {
     this.url = url;
-    this.#getToken = getToken;
-    this.#fresh = fresh;
-    this.#clock = clock;
-    this.#random = random;
+    this.#connection = connection;
   }
 
   /** Return what the server has at `path` (relative to `/v1`); throws as `post`. */
@@ -73,7 +61,7 @@ export class Rest {
 
   /** Whether a fresh token may help against this error; the next request asks for one then. */
   renew(error: ParleyError): boolean {
-    if (this.#fresh && (error.code === "unauthorized" || error.code === "token_expired")) {
+    if (this.#connection.isRenewable && (error.code === "unauthorized" || error.code === "token_expired")) {
       this.#token = null;
       return true;
     }
@@ -92,7 +80,8 @@ export class Rest {
     signal?.throwIfAborted();
     signal?.addEventListener("abort", cancel);
     const late = new Timeout(`no answer to ${method} ${path} in time; it may have taken effect`);
-    const stop = timeoutMs === null ? () => {} : this.#clock.callLater(timeoutMs, () => ended.abort(late));
+    const stop =
+      timeoutMs === null ? () => {} : this.#connection.clock.callLater(timeoutMs, () => ended.abort(late));
     try {
       return await this.#insist(method, path, body, headers, ended.signal);
     } catch (error) {
@@ -127,7 +116,7 @@ export class Rest {
         if (!error.temporary || tries >= MAX_TRIES || wait > MAX_RETRY_MS) {
           throw error;
         }
-        await this.#pause(wait || fullJitter(tries, this.#random), signal);
+        await this.#pause(wait || fullJitter(tries, this.#connection.random), signal);
       }
     }
   }
@@ -142,7 +131,7 @@ export class Rest {
     const attempt = new AbortController();
     const end = () => attempt.abort();
     signal.addEventListener("abort", end);
-    const stop = this.#clock.callLater(ATTEMPT_TIMEOUT_MS, end);
+    const stop = this.#connection.clock.callLater(ATTEMPT_TIMEOUT_MS, end);
     try {
       const reply = await this.#fetch(method, path, body, headers, attempt.signal);
       return this.#read(reply.status, reply.ok, await reply.text());
@@ -161,7 +150,7 @@ export class Rest {
     const ended = new AbortController();
     const end = () => ended.abort(signal?.reason);
     signal?.addEventListener("abort", end);
-    let stop = this.#clock.callLater(STREAM_SILENCE_MS, end);
+    let stop = this.#connection.clock.callLater(STREAM_SILENCE_MS, end);
     try {
       const reply = await this.#fetch("GET", path, undefined, { Accept: "text/event-stream" }, ended.signal);
       if (!reply.ok || !reply.body) {
@@ -172,7 +161,7 @@ export class Rest {
       let text = "";
       for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
         stop();
-        stop = this.#clock.callLater(STREAM_SILENCE_MS, end);
+        stop = this.#connection.clock.callLater(STREAM_SILENCE_MS, end);
         text += decoder.decode(piece.value, { stream: true });
         const blocks = text.split(/\r?\n\r?\n/);
         text = blocks.pop() as string;
@@ -196,7 +185,7 @@ export class Rest {
     headers: Record<string, string>,
     signal: AbortSignal,
   ): Promise<Response> {
-    this.#token ??= await this.#getToken();
+    this.#token ??= await this.#connection.getToken();
     const all: Record<string, string> = { Accept: "application/json", ...headers };
     if (this.#token !== null) {
       all.Authorization = `Bearer ${this.#token}`;
@@ -239,7 +228,7 @@ export class Rest {
 
   async #pause(ms: number, signal: AbortSignal): Promise<void> {
     await new Promise<void>((resolve) => {
-      const stop = this.#clock.callLater(ms, resolve);
+      const stop = this.#connection.clock.callLater(ms, resolve);
       signal.addEventListener("abort", () => {
         stop();
         resolve();

@@ -1,9 +1,10 @@
 /**
  * The client's half of `parley.v1` as a state machine without I/O, clock or randomness.
  *
- * Texts, time and tokens are passed in, outputs come back as a list in order. All times are milliseconds of any
- * monotonic clock. It is the machine of the Python client, held to the same vectors; what it does and why is
- * written there, in `clients/python/src/parley_client/_session.py`, rule by rule. In short:
+ * Texts and tokens are passed in, time comes from a function, and what is to be done is told in order, as calls that
+ * the shell makes once the step is over. All times are milliseconds of any monotonic clock. It is the machine of the
+ * Python client, held to the same vectors; what it does and why is written there, in
+ * `clients/python/src/parley_client/_session.py`, rule by rule. In short:
  *
  * - **Connection.** `opened` sends `hello` and nothing else; commands, requests and subscriptions leave behind
  *   `welcome` only, at the pace that `welcome.limits` allows. After `ping_interval` + 10 s of silence the socket
@@ -17,13 +18,15 @@
  * - **Bounds.** `outboxLimit` unacknowledged commands and as many requests; 16 unfinished streams and 64
  *   finished message ids a conversation, the oldest forgotten first.
  *
+ * It is one function, with one for each conversation in it, and their variables are the state: a minifier shortens
+ * variables, and a page loads what it may not shorten (decision 45).
+ *
  * @module
  */
 import { IdempotencyConflict, OutboxFull } from "./errors.js";
 import * as protocol from "./protocol.js";
-import { type Cursor, mapping, type Raw } from "./records.js";
+import { type Cursor, hasEnded, items, kindOf, mapping, type Raw } from "./records.js";
 
-export const OUTBOX_LIMIT = 100;
 export const MAX_TRIES = 6;
 export const MAX_RETRY_MS = 30_000;
 const FIRST_RETRY_MS = 250;
@@ -36,63 +39,75 @@ const STRIKES_TO_SNAPSHOT = 3;
 const STRIKES_TO_CLOSE = 6;
 /** Frames kept back from the server's burst, for what the network bunches together. */
 const PACE_MARGIN = 4;
+const NEVER = 1 / 0;
 
-/** What the session tells its shell to do or to know. */
-export type Output =
+/** What the session tells its shell to do or to know: names, and what comes with them. */
+interface ToShell {
   /** Write this text frame. `secret` frames hold a token and must not be logged as they are. */
-  | { do: "send"; text: string; secret: boolean }
+  send: [text: string, secret?: boolean];
   /** Give up the socket now, without waiting for the other side; then call `closed`. */
-  | { do: "close"; code: number; reason: string }
+  close: [code: number, reason: string];
   /** Get a fresh token and hand it to `token`. */
-  | { do: "needToken" }
+  needToken: [];
   /** `welcome` came. */
-  | { do: "online"; welcome: Raw }
+  online: [welcome: Raw];
   /** The connection is gone. */
-  | Offline
+  offline: [how: Offline];
   /** An error that belongs to no command or request. */
-  | { do: "complaint"; error: Raw }
-  /** The request's result, or the error that ended it. */
-  | { do: "answer"; requestId: number; result: unknown; error: Raw | null }
-  | ChatOutput;
+  complaint: [error: Raw];
+  /** The result of this asker's request, or the error that ended it. */
+  answer: [asker: unknown, result: unknown, error: Raw | null];
+}
+
+/** What one conversation is told; its id comes first. */
+interface ToChat {
+  /** These events are next, in order; the cursor is at `to` already. */
+  dispatch: [epoch: string, to: number, events: Raw[]];
+  /** A `snapshot` frame replaces all that was known. */
+  replace: [snapshot: Raw];
+  /** The next piece of a message that is being written. */
+  delta: [frame: Raw];
+  typing: [frame: Raw];
+  /** The subscription stands; replay or snapshot, if any, follows. */
+  watching: [recovered: boolean];
+  /** It is no longer watched. `forget`: it is gone, cursor and outbox were dropped. */
+  detached: [error: Raw, forget: boolean];
+  /** The command was acknowledged (once for each ack). */
+  accepted: [key: string, ack: Raw];
+  /** A temporary error; the command is sent again after `afterMs`. */
+  retry: [key: string, afterMs: number, error: Raw];
+  /** The command's turn has ended; `through`: the turn's events lie at or below it, where an ack told. */
+  settled: [key: string, completed: boolean, data: Raw, through: Cursor | null];
+  /** The command has ended in this error; it changed nothing. */
+  refusal: [key: string, error: Raw];
+}
+
+type Told<Calls extends Record<keyof Calls, unknown[]>, First extends unknown[] = []> = {
+  [Name in keyof Calls]: [name: Name, ...First, ...Calls[Name]];
+}[keyof Calls];
+type Does<Calls extends Record<keyof Calls, unknown[]>> = {
+  [Name in keyof Calls]: (...told: Calls[Name]) => void;
+};
+
+/** One call that the session wants made. */
+export type Output = Told<ToShell> | Told<ToChat, [conversationId: string]>;
+/** Who does what the session says. */
+export type ShellSide = Does<ToShell>;
+/** Who hears what concerns one conversation. */
+export type ChatSide = Does<ToChat>;
 
 export interface Offline {
-  do: "offline";
   /** Whether to open another one. */
   reconnect: boolean;
   code: number;
   reason: string;
   /** The error object with which `hello` was refused. */
   error: Raw | null;
-  /** Get a new token first. */
-  freshToken: boolean;
   /** The server asks to spread the return over this time. */
-  withinMs: number | null;
+  withinMs: number | null | undefined;
   /** Something was acknowledged or dispatched, so the pause may begin short again. */
   progress: boolean;
 }
-
-/** What one conversation is told. */
-export type ChatOutput = { conversationId: string } & (
-  | /** These events are next, in order; the cursor is at `to` already. */
-  { do: "dispatch"; epoch: string; to: number; events: Raw[] }
-  /** A `snapshot` frame replaces all that was known. */
-  | { do: "replace"; snapshot: Raw }
-  /** The next piece of a message that is being written. */
-  | { do: "delta"; frame: Raw }
-  | { do: "typing"; frame: Raw }
-  /** The subscription stands; replay or snapshot, if any, follows. */
-  | { do: "watching"; recovered: boolean }
-  /** It is no longer watched. `forget`: it is gone, cursor and outbox were dropped. */
-  | { do: "detached"; error: Raw; forget: boolean }
-  /** The command was acknowledged (once for each ack). */
-  | { do: "accepted"; key: string; ack: Raw }
-  /** A temporary error; the command is sent again after `afterMs`. */
-  | { do: "retry"; key: string; afterMs: number; error: Raw }
-  /** The command's turn has ended; `through`: the turn's events lie at or below it, where an ack told. */
-  | { do: "settled"; key: string; completed: boolean; data: Raw; through: Cursor | null }
-  /** The command has ended in this error; it changed nothing. */
-  | { do: "refusal"; key: string; error: Raw }
-);
 
 /** Keeps commands until they are acknowledged. */
 export interface Journal {
@@ -102,8 +117,18 @@ export interface Journal {
   release(conversationId: string, key: string): void;
 }
 
+export interface SessionOptions {
+  now: () => number;
+  /** Takes what is to be done. It must do it only after the step that told it. */
+  tell: (...output: Output) => void;
+  outboxLimit?: number | undefined;
+  /** More fields of `hello`: `locale`, `timezone`. */
+  hello?: Raw;
+  /** Keeps commands over the end of the page or process. */
+  journal?: Journal | undefined;
+}
+
 interface Command {
-  chat: Chat;
   key: string;
   body: string;
   /** `on_busy: reject`: a busy conversation is an answer. */
@@ -118,33 +143,11 @@ interface Command {
 }
 
 interface Request {
-  id: number;
   body: string;
   tries: number;
-  abandoned: boolean;
 }
 
-/** One conversation: its cursor, its subscription and its commands. */
-interface Chat {
-  id: string;
-  wanted: boolean;
-  phase: number;
-  epoch: string | null;
-  offset: number;
-  subscribeId: string | null;
-  tries: number;
-  strikes: number;
-  patience: number;
-  streams: Map<string, { text: string; next: number }>;
-  finished: Set<string>;
-  queue: Command[];
-  inflight: Command | null;
-  paused: boolean;
-  ready: boolean;
-  commands: Map<string, Command>;
-}
-
-type Answered = (frame: Raw, now: number) => void;
+type Answered = (frame: Raw) => void;
 
 const OFFLINE = 0;
 const GREETING = 1;
@@ -157,143 +160,57 @@ const SUBSCRIBING = 1;
 const AWAITING_SNAPSHOT = 2;
 const LIVE = 3;
 
+// what may leave, most urgent first
+const CONTROL = 0;
+const ASKING = 1;
+const COMMANDS = 2;
+
 /** The server sent what is not a frame. */
 class Unreadable extends Error {}
 
 const ignore = () => {};
 
-/** Return a field that must be there. `kind`: what `typeof` says of it, or `null`. */
-function need(frame: Raw, name: string, ...kinds: string[]) {
+/** Return a field that must be there, of the same kind as one of these. */
+function need<T>(frame: Raw, name: string, ...alike: T[]): T {
   const value = frame[name];
-  if (!kinds.includes(value === null ? "null" : Array.isArray(value) ? "array" : typeof value)) {
+  if (!alike.some((each) => kindOf(each) === kindOf(value))) {
     throw new Unreadable(`unreadable frame: field ${name}`);
   }
   return value;
 }
 
-const chatOf = (frame: Raw): string => need(frame, "conversation_id", "string");
-const localError = (code: string, message: string, suggestion: string | null = null): Raw => ({
+const localError = (code: string, message: string, suggestion?: string): Raw => ({
   code,
   message,
-  temporary: false,
   suggestion,
 });
-const cursorOf = (chat: Chat): Cursor => ({ epoch: chat.epoch, offset: chat.offset });
+const BUSY = "conversation_busy";
 const isMissing = (error: Raw) => error.code === "conversation_not_found";
-const first = <T>(found: Iterable<T>): T => found[Symbol.iterator]().next().value as T;
 
-export class Session {
-  #state = OFFLINE;
-  #out: Output[] = [];
-  #chats = new Map<string, Chat>();
-  #unacked = 0;
-  #requests = new Map<number, Request>();
-  #nextId = 0;
-  #nextRequest = 0;
-  // of the present connection
-  #answers = new Map<string, [Answered, Answered]>();
-  #helloId = "";
-  #helloAbout: string | null = null;
-  #helloError: Raw | null = null;
-  #farewell: Raw | null = null;
-  #progress = false;
-  #heard = 0;
-  #probeBy: number | null = null;
-  #welcomeBy = 0;
-  #silence = (protocol.PING_INTERVAL_S + protocol.SILENCE_GRACE_S) * 1000;
-  #drainUntil: number | null = null;
-  #maxFrame = protocol.MAX_FRAME_BYTES;
-  // what may leave, most urgent first
-  #control: [string, boolean][] = [];
-  #asking: Request[] = [];
-  #ready: Chat[] = [];
-  // pace: tokens of a bucket; 0 is without limit
-  #ratePerMs = 0;
-  #burst = 1;
-  #tokens = 1;
-  #filled = 0;
-  #timers: [due: number, action: () => void][] = [];
-  #limit: number;
-  #hello: Raw;
-  #journal: Journal | null;
-
-  /**
-   * @param options.hello more fields of `hello`: `locale`, `timezone`.
-   * @param options.journal keeps commands over the end of the page or process.
-   */
-  constructor(options: { outboxLimit?: number; hello?: Raw; journal?: Journal | null } = {}) {
-    this.#limit = options.outboxLimit ?? OUTBOX_LIMIT;
-    this.#hello = options.hello ?? {};
-    this.#journal = options.journal ?? null;
+/** Keep at most `limit` of a set or map; the oldest goes. */
+function bound<T>(kept: { size: number; keys(): Iterable<T>; delete(key: T): void }, limit: number): void {
+  if (kept.size > limit) {
+    const [oldest] = kept.keys();
+    kept.delete(oldest as T);
   }
+}
 
-  // --- what the application asks ------------------------------------------------------------
+export type Session = ReturnType<typeof createSession>;
 
-  /** Whether `welcome` came and the socket has not been given up. */
-  get online(): boolean {
-    return this.#state === ONLINE;
-  }
-
-  /** How many commands wait for their acknowledgement. */
-  get unacknowledged(): number {
-    return this.#unacked;
-  }
-
+/** One conversation: its cursor, its subscription and its commands. */
+export interface Chat {
+  /** Whether it is to be watched. */
+  isWanted(): boolean;
+  /** Whether events come in, without anything missing that is known of. */
+  isLive(): boolean;
   /** Return the place up to which everything was dispatched. */
-  cursor(conversationId: string): Cursor {
-    const chat = this.#chats.get(conversationId);
-    return chat ? cursorOf(chat) : { epoch: null, offset: 0 };
-  }
-
-  /** Whether events of the conversation come in, without anything missing that is known of. */
-  live(conversationId: string): boolean {
-    return this.online && this.#chats.get(conversationId)?.phase === LIVE;
-  }
-
-  /** Whether the conversation is to be watched. */
-  watching(conversationId: string | null): boolean {
-    return this.#chats.get(conversationId as string)?.wanted ?? false;
-  }
-
+  cursor(): Cursor;
   /** Return the texts so far of the messages that are being written, by message id. */
-  partials(conversationId: string): Record<string, string> {
-    const streams = this.#chats.get(conversationId)?.streams ?? [];
-    return Object.fromEntries([...streams].map(([id, { text }]) => [id, text]));
-  }
-
-  /** Watch a conversation from now on, over reconnections; `resume` is a cursor kept from before. */
-  watch(conversationId: string, now: number, resume: Cursor | null = null): Output[] {
-    const chat = this.#chat(conversationId);
-    if (!chat.wanted) {
-      chat.wanted = true;
-      chat.tries = 0;
-      if (resume && chat.epoch === null) {
-        Object.assign(chat, resume);
-      }
-      if (this.online) {
-        this.#subscribe(chat);
-      }
-    }
-    return this.#finish(now);
-  }
-
+  partials(): Record<string, string>;
+  /** Watch it from now on, over reconnections; `from` is a cursor kept from before. */
+  watch(from: Cursor | null): void;
   /** Stop watching. Commands on their way stay. */
-  unwatch(conversationId: string, now: number): Output[] {
-    const chat = this.#chats.get(conversationId);
-    if (chat?.wanted) {
-      chat.wanted = false;
-      chat.streams.clear();
-      if (this.online && chat.phase !== NONE) {
-        this.#control.push([conversationId, false]);
-      }
-      chat.phase = NONE;
-      chat.subscribeId = null;
-      this.#offer(chat);
-      this.#tidy(chat);
-    }
-    return this.#finish(now);
-  }
-
+  unwatch(): void;
   /**
    * Take a command: `frame` is complete but for its `id`, with an `idempotency_key`. The same command under a
    * key that has not settled is taken once.
@@ -302,892 +219,873 @@ export class Session {
    * @throws IdempotencyConflict another command with this key has not settled.
    * @throws InvalidFrame it cannot be written as JSON.
    */
-  submit(frame: Raw, now: number): Output[] {
-    const body = protocol.encode(frame);
-    const chat = this.#chat(frame.conversation_id);
-    const key: string = frame.idempotency_key;
-    const known = chat.commands.get(key);
-    if (known) {
-      if (known.body !== body) {
-        throw new IdempotencyConflict("another command with this idempotency key is on its way", {
-          field: "idempotency_key",
-        });
-      }
-      known.orphan = false;
-      return this.#finish(now);
-    }
-    try {
-      if (this.#unacked >= this.#limit) {
-        throw new OutboxFull(`${this.#unacked} commands wait for their acknowledgement`);
-      }
-      this.#journal?.keep(frame, body.length);
-    } catch (error) {
-      this.#tidy(chat);
-      throw error;
-    }
-    this.#take(chat, key, body, frame.on_busy === "reject", false);
-    this.#offer(chat);
-    return this.#finish(now);
-  }
-
-  /** Take commands that an earlier page or process left, before the first connection; nobody waits for them. */
-  restore(frames: readonly Raw[]): void {
-    for (const frame of [...frames].reverse()) {
-      const chat = this.#chat(frame.conversation_id);
-      if (!chat.commands.has(frame.idempotency_key)) {
-        this.#take(chat, frame.idempotency_key, protocol.encode(frame), false, true);
-        chat.queue.unshift(chat.queue.pop() as Command); // before what this one has said since
-      }
-    }
-  }
-
-  /** Let go of commands that were restored and turned out to be somebody else's. */
-  disown(frames: readonly Raw[]): void {
-    for (const frame of frames) {
-      const command = this.#chats.get(frame.conversation_id)?.commands.get(frame.idempotency_key);
-      if (command && !command.acked) {
-        command.acked = command.settled = true;
-        this.#unacked -= 1;
-        command.chat.inflight = command.chat.inflight === command ? null : command.chat.inflight;
-        this.#drop(command);
-      }
-    }
-  }
-
+  submit(frame: Raw): void;
+  /** Take what an earlier page or process left, before the first connection; nobody waits for it. */
+  restore(frame: Raw): void;
+  /** Let go of what was restored and turned out to be somebody else's. */
+  disown(frame: Raw): void;
   /** Nobody waits for this command any more. It is not undone; only its outcome is not asked for. */
-  abandon(conversationId: string, key: string): void {
-    const command = this.#chats.get(conversationId)?.commands.get(key);
-    if (command) {
-      command.orphan = true;
-      if (command.acked && command.chat.inflight !== command) {
-        this.#drop(command);
-      }
-    }
-  }
-
-  /**
-   * Ask something that changes nothing (`state`, `history`); `told` gets the number of its answer first.
-   *
-   * @throws OutboxFull too many requests are open.
-   * @throws InvalidFrame it cannot be written as JSON.
-   */
-  request(frame: Raw, now: number, told: (requestId: number) => void): Output[] {
-    const body = protocol.encode(frame);
-    if (this.#requests.size >= this.#limit) {
-      throw new OutboxFull(`${this.#requests.size} requests wait for their answer`);
-    }
-    this.#nextRequest += 1;
-    const request = { id: this.#nextRequest, body, tries: 0, abandoned: false };
-    this.#requests.set(request.id, request);
-    told(request.id);
-    if (this.online) {
-      this.#asking.push(request);
-    }
-    return this.#finish(now);
-  }
-
-  /** Nobody waits for this request any more. */
-  withdraw(requestId: number): void {
-    const request = this.#requests.get(requestId);
-    if (request) {
-      request.abandoned = true;
-      this.#requests.delete(requestId);
-    }
-  }
-
+  abandon(key: string): void;
   /** Tell that somebody types; a hint, dropped when offline or beyond the pace. */
-  typing(conversationId: string, typing: boolean, now: number): Output[] {
-    if (this.online && this.#drainUntil === null && this.#maySend(now)) {
-      const text = protocol.encode({ type: "typing", conversation_id: conversationId, typing });
-      this.#out.push({ do: "send", text, secret: false });
-    }
-    return this.#finish(now);
-  }
+  typing(typing: boolean): void;
 
-  /** Hand in the token that `needToken` asked for. */
-  token(token: string, now: number): Output[] {
-    if (this.online) {
-      this.#transmit(protocol.encode({ type: "auth", token }), ignore, this.#complain, true);
-    }
-    return this.#finish(now);
-  }
+  /** The server ended its subscription. */
+  detach(error: Raw): void;
+  /** Its subscription travels in `hello`; returns what says so. */
+  hail(): Raw;
+  /** The server said welcome; `about`: to this conversation. */
+  welcome(frame: Raw, about: boolean): void;
+  events(frame: Raw): void;
+  snapshot(frame: Raw): void;
+  delta(frame: Raw): void;
+  ping(offsets: Raw): void;
+  /** The connection is gone: what was unacknowledged goes back to the front of its queue. */
+  hold(stateLost: boolean): void;
+}
 
-  /** The network may have changed: ask for a sign of life, and give the socket up where none comes. */
-  probe(now: number): Output[] {
-    if (this.online && this.#probeBy === null && this.#maySend(now)) {
-      this.#probeBy = now + PROBE_MS;
-      // any answer will do; nothing is watched by this name
-      const frame = { type: "unsubscribe", conversation_id: "probe" };
-      this.#transmit(protocol.encode(frame), ignore, ignore);
-    }
-    return this.#finish(now);
-  }
-
-  // --- what the connection tells ------------------------------------------------------------
-
-  /** A new socket is open: greet. The first watched conversation travels in `hello`. */
-  opened(token: string | null, now: number): Output[] {
-    this.#state = GREETING;
-    this.#helloError = this.#farewell = this.#drainUntil = this.#probeBy = null;
-    this.#progress = false;
-    this.#heard = now;
-    this.#welcomeBy = now + protocol.GREETING_MS;
-    this.#answers.clear();
-    const chat = [...this.#chats.values()].find((each) => each.wanted);
-    const hello = protocol.given({
-      type: "hello",
-      token,
-      client: { name: protocol.CLIENT_NAME, version: protocol.VERSION },
-      ...this.#hello,
-      conversation_id: chat?.id,
-      resume: chat?.epoch && cursorOf(chat),
-    });
-    if (chat) {
-      chat.phase = SUBSCRIBING;
-    }
-    const refused: Answered = (error) => {
-      this.#helloError = error;
-    };
-    this.#helloId = this.#transmit(protocol.encode(hello), ignore, refused, true);
-    this.#helloAbout = chat?.id ?? null;
-    return this.#finish(now);
-  }
-
-  /** A message came. What is no frame of this protocol ends the connection (it reconnects). */
-  receive(text: unknown, now: number): Output[] {
-    if (this.#state !== GREETING && this.#state !== ONLINE) {
-      return [];
-    }
-    this.#heard = now;
-    this.#probeBy = null;
-    try {
-      const frame = parse(text);
-      this.#handle(need(frame, "type", "string"), frame, now);
-    } catch (error) {
-      if (!(error instanceof Unreadable)) {
-        throw error;
-      }
-      this.#giveUp(protocol.CLOSE_PROTOCOL_ERROR, error.message);
-    }
-    return this.#finish(now);
-  }
-
-  /** The socket is gone, or could not be opened (1006). What was on its way waits for the next one. */
-  closed(code: number, reason: string, now: number): Output[] {
-    if (this.#state === CLOSING) {
-      code = protocol.CLOSE_ABNORMAL; // this side gave it up; the policy for codes is about the server's
-    } else if (this.#farewell && (code === 1005 || code === protocol.CLOSE_ABNORMAL)) {
-      code = this.#farewell.code;
-      reason ||= this.#farewell.reason;
-    }
-    const within = this.#farewell?.reconnect_within_ms;
-    const reconnect = this.#lostOneConversation() || protocol.mayReconnect(code);
-    this.#state = OFFLINE;
-    this.#out.push({
-      do: "offline",
-      reconnect,
-      code,
-      reason,
-      error: this.#helloError,
-      freshToken: code === protocol.CLOSE_TOKEN_EXPIRED,
-      withinMs: typeof within === "number" ? within : null,
-      progress: this.#progress,
-    });
-    this.#answers.clear();
-    this.#control = [];
-    this.#asking = [];
-    this.#ready = [];
-    this.#timers = [];
-    for (const chat of [...this.#chats.values()]) {
-      this.#hold(chat, code === protocol.CLOSE_STATE_LOST);
-      this.#tidy(chat);
-    }
-    return this.#finish(now);
-  }
-
-  /** When `tick` is due at the latest; Infinity while offline. */
-  wakeup(): number {
-    if (this.#state === GREETING) {
-      return this.#welcomeBy;
-    }
-    if (this.#state !== ONLINE) {
-      return Number.POSITIVE_INFINITY;
-    }
-    const due = [
-      this.#heard + this.#silence,
-      this.#probeBy ?? Number.POSITIVE_INFINITY,
-      this.#timers[0]?.[0] ?? Number.POSITIVE_INFINITY,
-    ];
-    if (this.#drainUntil !== null) {
-      due.push(this.#drainUntil);
-    } else if (this.#ratePerMs && (this.#control.length || this.#asking.length || this.#ready.length)) {
-      due.push(this.#filled + Math.floor((1 - this.#tokens) / this.#ratePerMs) + 1);
-    }
-    return Math.min(...due);
-  }
-
-  /** Time has passed. */
-  tick(now: number): Output[] {
-    if (this.#state === GREETING && now >= this.#welcomeBy) {
-      this.#giveUp(protocol.CLOSE_NO_PONG, "no welcome in time");
-    } else if (this.#state === ONLINE) {
-      if (now >= this.#heard + this.#silence || now >= (this.#probeBy ?? Number.POSITIVE_INFINITY)) {
-        this.#giveUp(protocol.CLOSE_NO_PONG, "silence");
-      } else if (this.#drainUntil !== null && now >= this.#drainUntil) {
-        this.#giveUp(protocol.CLOSE_NORMAL, "the server is leaving");
-      } else {
-        while (this.#timers[0] && this.#timers[0][0] <= now) {
-          this.#timers.shift()?.[1]();
-        }
-      }
-    }
-    return this.#finish(now);
-  }
-
-  // --- frames -------------------------------------------------------------------------------
-
-  #handle(type: string, frame: Raw, now: number): void {
-    switch (type) {
-      case "welcome":
-        return this.#onWelcome(frame, now);
-      case "ack": {
-        const id = need(frame, "id", "string");
-        const waiting = this.#answers.get(id);
-        this.#answers.delete(id);
-        return waiting?.[0](frame, now);
-      }
-      case "error": {
-        const error = need(frame, "error", "object");
-        const id = need(frame, "id", "string", "null");
-        const waiting = this.#answers.get(id);
-        this.#answers.delete(id);
-        return (waiting?.[1] ?? this.#complain)(error, now);
-      }
-      case "events":
-        return this.#onEvents(frame);
-      case "message.delta":
-        return this.#onDelta(frame);
-      case "snapshot":
-        return this.#onSnapshot(frame);
-      case "unsubscribed": {
-        const chat = this.#chats.get(chatOf(frame));
-        const code = String(frame.code || "unsubscribed");
-        if (chat?.wanted) {
-          this.#detach(chat, localError(code, "The server ended the subscription."));
-        }
-        return;
-      }
-      case "ping":
-        return this.#onPing(frame, now);
-      case "auth.required":
-        this.#out.push({ do: "needToken" });
-        return;
-      case "typing":
-        if (this.watching(chatOf(frame))) {
-          this.#out.push({ do: "typing", conversationId: frame.conversation_id, frame });
-        }
-        return;
-      case "disconnect":
-        need(frame, "code", "number");
-        need(frame, "reason", "string");
-        this.#farewell = frame;
-        this.#drainUntil = now + DRAIN_MS;
-    }
-  }
-
-  #onWelcome(frame: Raw, now: number): void {
-    if (this.#state !== GREETING || frame.id !== this.#helloId) {
-      return;
-    }
-    this.#answers.delete(this.#helloId);
-    this.#state = ONLINE;
-    if (frame.ping_interval > 0) {
-      this.#silence = (frame.ping_interval + protocol.SILENCE_GRACE_S) * 1000;
-    }
-    this.#applyLimits(mapping(frame.limits), now);
-    this.#out.push({ do: "online", welcome: frame });
-    if (this.#helloAbout !== null && !this.watching(this.#helloAbout)) {
-      this.#control.push([this.#helloAbout, false]);
-    }
-    for (const chat of this.#chats.values()) {
-      if (!chat.wanted) {
-        this.#askAgain(chat);
-        this.#offer(chat);
-      } else if (chat.id === this.#helloAbout) {
-        this.#subscribed(chat, frame);
-      } else {
-        this.#subscribe(chat);
-      }
-    }
-    this.#asking.push(...this.#requests.values());
-  }
-
-  #onEvents(frame: Raw): void {
-    const chat = this.#chats.get(chatOf(frame));
-    if (!chat || chat.phase === NONE || chat.phase === AWAITING_SNAPSHOT) {
-      return;
-    }
-    const epoch: string = need(frame, "epoch", "string");
-    const from: number = need(frame, "from", "number");
-    const to: number = need(frame, "to", "number");
-    if (epoch === chat.epoch && to <= chat.offset) {
-      return;
-    }
-    if (epoch === chat.epoch ? from > chat.offset + 1 : chat.epoch !== null || from !== 1) {
-      if (chat.phase === LIVE) {
-        this.#resume(chat);
-      }
-      return;
-    }
-    const known = epoch === chat.epoch ? chat.offset : 0;
-    const events: Raw[] = need(frame, "events", "array").filter(
-      (event: Raw) =>
-        need({ event }, "event", "object") && (from > known || need(event, "offset", "number") > known),
-    );
-    Object.assign(chat, { epoch, offset: to, strikes: 0 });
-    this.#progress = true;
-    this.#out.push({ do: "dispatch", conversationId: chat.id, epoch, to, events });
-    for (const event of events) {
-      this.#fold(chat, event);
-    }
-  }
-
-  #onSnapshot(frame: Raw): void {
-    const chat = this.#chats.get(chatOf(frame));
-    if (!chat || chat.phase === NONE) {
-      return;
-    }
-    const epoch: string | null = need(frame, "epoch", "string", "null");
-    const gone = epoch === null && chat.epoch !== null;
-    Object.assign(chat, { epoch, offset: need(frame, "offset", "number"), strikes: 0 });
-    if (chat.phase === AWAITING_SNAPSHOT) {
-      chat.phase = LIVE;
-    }
-    chat.streams.clear();
-    for (const partial of Array.isArray(frame.partials) ? frame.partials : []) {
-      const text = need(partial, "text", "string");
-      chat.streams.set(need(partial, "message_id", "string"), {
-        text,
-        next: need(partial, "next_index", "number"),
-      });
-    }
-    this.#out.push({ do: "replace", conversationId: chat.id, snapshot: frame });
-    if (chat.inflight) {
-      chat.inflight.doubtful = true;
-    }
-    if (gone) {
-      this.#forget(chat, localError("conversation_not_found", "The conversation does not exist."));
-    } else {
-      this.#askAgain(chat);
-      this.#offer(chat);
-    }
-  }
-
-  #onDelta(frame: Raw): void {
-    const chat = this.#chats.get(chatOf(frame));
-    if (!chat || chat.phase === NONE || chat.phase === AWAITING_SNAPSHOT) {
-      return;
-    }
-    const id: string = need(frame, "message_id", "string");
-    const index: number = need(frame, "index", "number");
-    if (chat.finished.has(id)) {
-      return;
-    }
-    let stream = chat.streams.get(id);
-    if (!stream && index === 0) {
-      stream = { text: "", next: 0 };
-      chat.streams.set(id, stream);
-      if (chat.streams.size > MAX_STREAMS) {
-        chat.streams.delete(first(chat.streams.keys()));
-      }
-    }
-    // behind a hole `next` stays where it is, so nothing of this message continues it any more
-    if (stream?.next === index) {
-      stream.next += 1;
-      stream.text += need(frame, "delta", "string");
-      this.#out.push({ do: "delta", conversationId: chat.id, frame });
-    }
-  }
-
-  #onPing(frame: Raw, now: number): void {
-    this.#maySend(now); // counts, but is never held back
-    this.#out.push({ do: "send", text: '{"type":"pong"}', secret: false });
-    const offsets = mapping(frame.offsets);
-    for (const chat of this.#chats.values()) {
-      if (chat.phase === LIVE && offsets[chat.id] > chat.offset) {
-        this.#resume(chat);
-      }
-      if (chat.phase === AWAITING_SNAPSHOT || chat.subscribeId !== null) {
-        chat.patience -= 1;
-        if (chat.patience < 0) {
-          this.#resume(chat);
-        }
-      } else if (chat.phase === LIVE && !Object.hasOwn(offsets, chat.id)) {
-        this.#askAgain(chat);
-        this.#offer(chat);
-      }
-    }
-  }
+/** Make the state machine of one client. After each step, and before what it told is done, call `pump`. */
+export function createSession({ now, tell, outboxLimit = 100, hello: greeting, journal }: SessionOptions) {
+  const chats = new Map<string, Chat>();
+  const requests = new Map<unknown, Request>();
+  let state = OFFLINE;
+  let unacked = 0;
+  let nextId = 0;
+  // of the present connection
+  const answers = new Map<unknown, [onAck: Answered, onError: Answered]>();
+  let lanes: (() => void)[][] = [[], [], []];
+  let timers: [due: number, action: () => void][] = [];
+  let helloId = "";
+  let helloAbout = "";
+  let helloError: Raw | null = null;
+  let farewell: Raw | null = null;
+  let progress = false;
+  let heard = 0;
+  let probe: unknown = null;
+  let silence = (protocol.PING_INTERVAL_S + protocol.SILENCE_GRACE_S) * 1000;
+  let maxFrame = protocol.MAX_FRAME_BYTES;
+  // pace: tokens of a bucket; 0 is without limit
+  let ratePerMs = 0;
+  let burst = 1;
+  let tokens = 1;
+  let filled = 0;
 
   // --- connection ---------------------------------------------------------------------------
 
-  /** Whether `hello` was refused for the conversation in it alone, so that the others may return. */
-  #lostOneConversation(): boolean {
-    const error = this.#helloError;
-    const chat = this.#chats.get(this.#helloAbout ?? "");
-    if (!error || !chat || !isMissing(error)) {
-      return false;
+  const isOnline = () => state === ONLINE;
+
+  function giveUp(code: number, reason: string): void {
+    if (state !== CLOSING) {
+      state = CLOSING;
+      tell("close", code, reason);
     }
-    this.#helloError = null;
-    this.#detach(chat, error);
-    return true;
   }
 
-  #applyLimits(limits: Raw, now: number): void {
-    const { max_frame_bytes: size, frames_per_second: rate } = limits;
-    this.#maxFrame = size > 0 ? size : protocol.MAX_FRAME_BYTES;
-    this.#ratePerMs = rate > 0 ? rate / 1000 : 0;
-    this.#burst = this.#tokens = Math.max(1, 2 * rate - PACE_MARGIN);
-    this.#filled = now;
+  /** Do this when so much time has passed, if the connection still stands. */
+  function later(ms: number, action: () => void): void {
+    timers.push([now() + ms, action]);
+    timers.sort(([a], [b]) => a - b);
   }
 
   /** Take a token of the bucket, if there is one. */
-  #maySend(now: number): boolean {
-    if (!this.#ratePerMs) {
-      return true;
-    }
-    if (now > this.#filled) {
-      this.#tokens = Math.min(this.#burst, this.#tokens + (now - this.#filled) * this.#ratePerMs);
-      this.#filled = now;
-    }
-    if (this.#tokens < 1) {
+  function maySend(): boolean {
+    tokens = Math.min(burst, tokens + (now() - filled) * ratePerMs);
+    filled = now();
+    if (ratePerMs && tokens < 1) {
       return false;
     }
-    this.#tokens -= 1;
+    tokens -= 1;
     return true;
   }
 
-  #giveUp(code: number, reason: string): void {
-    if (this.#state !== CLOSING) {
-      this.#state = CLOSING;
-      this.#out.push({ do: "close", code, reason });
-    }
-  }
-
-  #complain = (error: Raw): void => {
-    this.#out.push({ do: "complaint", error });
-  };
-
-  // --- sending ------------------------------------------------------------------------------
-
-  /** Let leave what may leave, and return what has gathered. */
-  #finish(now: number): Output[] {
-    if (this.#state === ONLINE && this.#drainUntil === null) {
-      while ((this.#control.length || this.#asking.length || this.#ready.length) && this.#maySend(now)) {
-        const control = this.#control.shift();
-        const request = control ? undefined : this.#asking.shift();
-        if (control) {
-          this.#sendControl(...control);
-        } else if (request) {
-          this.#sendRequest(request);
-        } else {
-          this.#sendCommand(this.#ready.shift() as Chat);
-        }
-      }
-    }
-    const out = this.#out;
-    this.#out = [];
-    return out;
-  }
+  const mayLeave = () => isOnline() && !farewell;
 
   /** Put an id in front of a frame's JSON, send it, and remember who wants the answer. */
-  #transmit(body: string, onAck: Answered, onError: Answered, secret = false): string {
-    this.#nextId += 1;
-    const id = String(this.#nextId);
-    this.#answers.set(id, [onAck, onError]);
-    this.#out.push({ do: "send", text: `{"id":"${id}",${body.slice(1)}`, secret });
+  function transmit(body: string, onAck: Answered, onError: Answered, secret = false): string {
+    nextId += 1;
+    const id = `${nextId}`;
+    answers.set(id, [onAck, onError]);
+    tell("send", `{"id":"${id}",${body.slice(1)}`, secret);
     return id;
   }
 
-  #sendControl(conversationId: string, subscribe: boolean): void {
-    if (!subscribe) {
-      const frame = { type: "unsubscribe", conversation_id: conversationId };
-      this.#transmit(protocol.encode(frame), ignore, ignore);
-      return;
-    }
-    const chat = this.#chat(conversationId);
-    if (!chat.wanted || chat.phase !== SUBSCRIBING || chat.subscribeId !== null) {
-      this.#tidy(chat);
-      return;
-    }
-    const frame: Record<string, unknown> = { type: "subscribe", conversation_id: conversationId };
-    // after resumes that moved nothing, only a snapshot can help
-    if (chat.strikes <= STRIKES_TO_SNAPSHOT && (chat.epoch !== null || chat.strikes > 0)) {
-      frame.resume = cursorOf(chat);
-    }
-    const id = this.#transmit(
-      protocol.encode(frame),
-      (ack) => chat.subscribeId === id && this.#subscribed(chat, need(ack, "result", "object")),
-      (error, now) => chat.subscribeId === id && this.#subscriptionRefused(chat, error, now),
-    );
-    chat.subscribeId = id;
-  }
-
-  #sendRequest(request: Request): void {
-    if (request.abandoned) {
-      return;
-    }
-    if (this.#tooLarge(request.body)) {
-      this.#answer(request, null, this.#tooLargeError());
-      return;
-    }
-    this.#transmit(
-      request.body,
-      (ack) => this.#answer(request, ack.result, null),
-      (error, now) => {
-        const wait = retryWait(error, request.tries);
-        if (wait === null) {
-          this.#answer(request, null, error);
-          return;
-        }
-        request.tries += 1;
-        this.#later(now + wait, () => this.#asking.push(request));
-      },
-    );
-  }
-
-  #answer(request: Request, result: unknown, error: Raw | null): void {
-    if (this.#requests.delete(request.id)) {
-      this.#out.push({ do: "answer", requestId: request.id, result, error });
+  /** Transmit what an application made: it may be larger than the server takes. */
+  function deliver(body: string, onAck: Answered, onError: Answered): void {
+    // an id adds at most 28 bytes
+    if (new TextEncoder().encode(body).length > maxFrame - 28) {
+      const message = `The frame is larger than the server's ${maxFrame} bytes.`;
+      onError(localError("payload_too_large", message, "Send less at once."));
+    } else {
+      transmit(body, onAck, onError);
     }
   }
 
-  #tooLarge(body: string): boolean {
-    // an id adds at most 28 bytes; most bodies are short enough without counting their bytes
-    const room = this.#maxFrame - 28;
-    return body.length * 3 > room && new TextEncoder().encode(body).length > room;
+  const complain = (error: Raw) => tell("complaint", error);
+
+  /**
+   * After a temporary error try again, in a while.
+   *
+   * @returns how long that is, in milliseconds; null: the error is final.
+   */
+  function retry(what: { tries: number }, error: Raw, action: () => void): number | null {
+    const wait = Math.max(0, error.retry_after_ms ?? Math.min(LAST_RETRY_MS, FIRST_RETRY_MS << what.tries));
+    if (!error.temporary || what.tries >= MAX_TRIES || wait > MAX_RETRY_MS) {
+      return null;
+    }
+    what.tries += 1;
+    later(wait, action);
+    return wait;
   }
 
-  #tooLargeError(): Raw {
-    const message = `The frame is larger than the server's ${this.#maxFrame} bytes.`;
-    return localError("payload_too_large", message, "Send less at once.");
+  // --- requests -----------------------------------------------------------------------------
+
+  function answer(asker: unknown, result: unknown, error: Raw | null): void {
+    if (requests.delete(asker)) {
+      tell("answer", asker, result, error);
+    }
   }
 
-  #later(due: number, action: () => void): void {
-    this.#timers.push([due, action]);
-    this.#timers.sort((a, b) => a[0] - b[0]);
+  function ask(asker: unknown, request: Request): void {
+    lanes[ASKING]?.push(() => {
+      if (requests.has(asker)) {
+        deliver(
+          request.body,
+          ({ result }) => answer(asker, result, null),
+          (error) => retry(request, error, () => ask(asker, request)) ?? answer(asker, null, error),
+        );
+      }
+    });
   }
 
   // --- conversations ------------------------------------------------------------------------
 
-  #chat(id: string): Chat {
-    let chat = this.#chats.get(id);
-    if (!chat) {
-      chat = {
-        id,
-        wanted: false,
-        phase: NONE,
-        epoch: null,
-        offset: 0,
-        subscribeId: null,
+  /** Return one conversation: its cursor, its subscription and its commands. It is kept while it has any of them. */
+  const chat = (id: string) => chats.get(id) ?? createChat(id);
+
+  function unsubscribe(conversation_id: string): void {
+    transmit(protocol.encode({ type: "unsubscribe", conversation_id }), ignore, ignore);
+  }
+
+  function createChat(id: string): Chat {
+    let wanted = false;
+    let phase = NONE;
+    let epoch: string | null = null;
+    let offset = 0;
+    /** The id of the `subscribe` that has no answer yet. */
+    let asked = "";
+    let strikes = 0;
+    let patience = 0;
+    let queue: Command[] = [];
+    let inflight: Command | null = null;
+    let paused = false;
+    let offered = false;
+    const subscription = { tries: 0 };
+    const streams = new Map<string, { text: string; next: number }>();
+    const finished = new Set<string>();
+    const commands = new Map<string, Command>();
+
+    const cursor = (): Cursor => ({ epoch, offset });
+
+    function tidy(): void {
+      if (!wanted && !commands.size && !inflight) {
+        chats.delete(id);
+      }
+    }
+
+    function forgetCursor(): void {
+      epoch = null;
+      offset = 0;
+    }
+
+    // --- its subscription -------------------------------------------------------------------
+
+    function subscribe(): void {
+      phase = SUBSCRIBING;
+      asked = "";
+      patience = 1;
+      lanes[CONTROL]?.push(sendSubscribe);
+    }
+
+    function sendSubscribe(): void {
+      if (phase !== SUBSCRIBING || asked) {
+        return;
+      }
+      // after resumes that moved nothing, only a snapshot can help
+      const resume = strikes <= STRIKES_TO_SNAPSHOT && (epoch || strikes) ? cursor() : undefined;
+      const frame = { type: "subscribe", conversation_id: id, resume };
+      const mine = transmit(
+        protocol.encode(frame),
+        (ack) => asked === mine && subscribed(need(ack, "result", {})),
+        (error) => {
+          if (asked === mine) {
+            asked = "";
+            retry(subscription, error, () => lanes[CONTROL]?.push(sendSubscribe)) ?? detach(error);
+          }
+        },
+      );
+      asked = mine;
+    }
+
+    function resume(): void {
+      strikes += 1;
+      if (strikes > STRIKES_TO_CLOSE) {
+        giveUp(protocol.CLOSE_PROTOCOL_ERROR, "events do not continue");
+      } else {
+        subscribe();
+      }
+    }
+
+    /** Take `welcome` or the `result` of `subscribe`'s ack; neither moves the cursor. */
+    function subscribed({ recovered }: Raw): void {
+      phase = recovered ? LIVE : AWAITING_SNAPSHOT;
+      asked = "";
+      subscription.tries = 0;
+      patience = 1;
+      tell("watching", id, recovered);
+      offer();
+    }
+
+    function detach(error: Raw): void {
+      wanted = false;
+      phase = NONE;
+      lose(error, isMissing(error));
+    }
+
+    /** What happens to it is no longer told, or (`forget`) it is gone: tell whoever waits. */
+    function lose(error: Raw, forget: boolean): void {
+      streams.clear();
+      if (forget) {
+        forgetCursor();
+        finished.clear();
+      }
+      tell("detached", id, error, forget);
+      for (const command of [...commands.values()]) {
+        if (!command.settled && (forget || command.acked)) {
+          refuse(command, error); // its turn can no longer be seen
+        }
+      }
+      offer();
+      tidy();
+    }
+
+    // --- its commands -----------------------------------------------------------------------
+
+    function take({ idempotency_key: key, on_busy }: Raw, body: string, orphan: boolean): void {
+      const impatient = !orphan && on_busy === "reject";
+      const command = {
+        key,
+        body,
+        impatient,
+        orphan,
         tries: 0,
-        strikes: 0,
-        patience: 0,
-        streams: new Map(),
-        finished: new Set(),
-        queue: [],
-        inflight: null,
-        paused: false,
-        ready: false,
-        commands: new Map(),
+        acked: false,
+        settled: false,
+        doubtful: false,
       };
-      this.#chats.set(id, chat);
+      chats.set(id, self);
+      commands.set(key, command);
+      // what an earlier page left goes before what this one has said since
+      queue[orphan ? "unshift" : "push"](command);
+      unacked += 1;
+      offer();
     }
-    return chat;
-  }
 
-  #tidy(chat: Chat): void {
-    if (!chat.wanted && !chat.commands.size && !chat.inflight) {
-      this.#chats.delete(chat.id);
-    }
-  }
+    /** Whether the next command may leave: the subscription's answer is there, or nobody asked for one. */
+    const isFree = () => (!wanted || phase > SUBSCRIBING) && queue.length && !inflight && !paused;
 
-  #subscribe(chat: Chat): void {
-    chat.phase = SUBSCRIBING;
-    chat.subscribeId = null;
-    chat.patience = 1;
-    this.#control.push([chat.id, true]);
-  }
-
-  #resume(chat: Chat): void {
-    chat.strikes += 1;
-    if (chat.strikes > STRIKES_TO_CLOSE) {
-      this.#giveUp(protocol.CLOSE_PROTOCOL_ERROR, "events do not continue");
-    } else {
-      this.#subscribe(chat);
-    }
-  }
-
-  /** Take `welcome` or the `result` of `subscribe`'s ack; neither moves the cursor. */
-  #subscribed(chat: Chat, answer: Raw): void {
-    const recovered = Boolean(answer.recovered);
-    chat.phase = recovered ? LIVE : AWAITING_SNAPSHOT;
-    chat.subscribeId = null;
-    chat.tries = 0;
-    chat.patience = 1;
-    this.#out.push({ do: "watching", conversationId: chat.id, recovered });
-    this.#offer(chat);
-  }
-
-  #subscriptionRefused(chat: Chat, error: Raw, now: number): void {
-    const wait = retryWait(error, chat.tries);
-    chat.subscribeId = null;
-    if (wait === null) {
-      this.#detach(chat, error);
-      return;
-    }
-    chat.tries += 1;
-    this.#later(now + wait, () => {
-      if (chat.wanted && chat.phase === SUBSCRIBING && chat.subscribeId === null) {
-        this.#control.push([chat.id, true]);
-      }
-    });
-  }
-
-  #detach(chat: Chat, error: Raw): void {
-    chat.wanted = false;
-    chat.phase = NONE;
-    if (isMissing(error)) {
-      this.#forget(chat, error);
-      return;
-    }
-    chat.streams.clear();
-    this.#out.push({ do: "detached", conversationId: chat.id, error, forget: false });
-    for (const command of [...chat.commands.values()]) {
-      if (command.acked && !command.settled) {
-        this.#refuse(command, error); // its turn can no longer be seen
+    /** Let the next command leave, if nothing stands before it. */
+    function offer(): void {
+      if (isOnline() && !offered && isFree()) {
+        offered = true;
+        lanes[COMMANDS]?.push(() => {
+          offered = false;
+          if (isFree()) {
+            const next = queue.shift() as Command;
+            inflight = next;
+            deliver(
+              next.body,
+              (ack) => acked(next, ack),
+              (error) => refused(next, error),
+            );
+          }
+        });
       }
     }
-    this.#offer(chat);
-    this.#tidy(chat);
-  }
 
-  /** The conversation is gone: drop cursor and outbox, tell whoever waits. */
-  #forget(chat: Chat, error: Raw): void {
-    chat.epoch = null;
-    chat.offset = 0;
-    chat.streams.clear();
-    chat.finished.clear();
-    this.#out.push({ do: "detached", conversationId: chat.id, error, forget: true });
-    for (const command of [...chat.commands.values()]) {
-      if (!command.settled) {
-        this.#refuse(command, error);
-      }
-    }
-    this.#tidy(chat);
-  }
-
-  /** The connection is gone: what was unacknowledged goes back to the front of its queue. */
-  #hold(chat: Chat, forgetCursor: boolean): void {
-    chat.phase = NONE;
-    chat.subscribeId = null;
-    chat.strikes = 0;
-    chat.paused = chat.ready = false;
-    if (forgetCursor) {
-      chat.epoch = null;
-      chat.offset = 0;
-    }
-    const command = chat.inflight;
-    chat.inflight = null;
-    if (command?.settled) {
-      this.#acknowledged(command);
-      this.#drop(command);
-    } else if (command) {
-      chat.queue.unshift(command);
-    }
-  }
-
-  // --- commands -----------------------------------------------------------------------------
-
-  #take(chat: Chat, key: string, body: string, impatient: boolean, orphan: boolean): void {
-    const command = {
-      chat,
-      key,
-      body,
-      impatient,
-      orphan,
-      tries: 0,
-      acked: false,
-      settled: false,
-      doubtful: false,
-    };
-    chat.commands.set(key, command);
-    chat.queue.push(command);
-    this.#unacked += 1;
-  }
-
-  /** Whether commands may leave: the subscription's answer is there, or nobody asked for one. */
-  #mayLeave(chat: Chat): boolean {
-    const gate = !chat.wanted || chat.phase === LIVE || chat.phase === AWAITING_SNAPSHOT;
-    return gate && chat.queue.length > 0 && !chat.inflight && !chat.paused;
-  }
-
-  /** Let the next command of a conversation leave, if nothing stands before it. */
-  #offer(chat: Chat): void {
-    if (this.online && !chat.ready && this.#mayLeave(chat)) {
-      chat.ready = true;
-      this.#ready.push(chat);
-    }
-  }
-
-  #sendCommand(chat: Chat): void {
-    chat.ready = false;
-    if (!this.#mayLeave(chat)) {
-      return;
-    }
-    const command = chat.queue.shift() as Command;
-    if (this.#tooLarge(command.body)) {
-      this.#acknowledged(command);
-      this.#refuse(command, this.#tooLargeError());
-      this.#offer(chat);
-      return;
-    }
-    chat.inflight = command;
-    this.#transmit(
-      command.body,
-      (ack) => this.#commandAcked(command, ack),
-      (error, now) => this.#commandRefused(command, error, now),
-    );
-  }
-
-  #commandAcked(command: Command, ack: Raw): void {
-    const { chat, key } = command;
-    chat.inflight = null;
-    this.#progress = true;
-    this.#acknowledged(command);
-    if (command.settled) {
-      this.#drop(command);
-    } else {
-      this.#out.push({ do: "accepted", conversationId: chat.id, key, ack });
+    function acked(command: Command, ack: Raw): void {
       const { status, result } = ack;
-      const ended = status === "completed" || status === "failed";
-      if (ended && (result || ack.duplicate || !chat.wanted)) {
-        const through = { epoch: ack.epoch ?? null, offset: ack.offset ?? 0 };
-        this.#settle(command, status === "completed", mapping(result), through);
-      } else if (command.orphan) {
-        this.#drop(command);
-      } else if (command.doubtful) {
-        command.doubtful = false;
-        chat.queue.unshift(command);
+      inflight = null;
+      progress = true;
+      acknowledge(command);
+      if (!command.settled) {
+        tell("accepted", id, command.key, ack);
+        if (hasEnded(status) && (result || ack.duplicate || !wanted)) {
+          settle(command, status === "completed", result, { epoch: null, offset: 0, ...ack });
+        } else if (command.doubtful && !command.orphan) {
+          command.doubtful = false;
+          queue.unshift(command);
+        }
+      }
+      if (command.settled || command.orphan) {
+        drop(command);
+      }
+      offer();
+    }
+
+    function refused(command: Command, error: Raw): void {
+      const isStale = error.code === "token_expired"; // a fresh one mends that
+      inflight = null;
+      const again = () => {
+        paused = false;
+        offer();
+      };
+      if (command.settled) {
+        drop(command); // the event told already; the error is about a resend
+      } else {
+        const temporary = isStale || (error.temporary && !(command.impatient && error.code === BUSY));
+        const afterMs = retry(command, { ...error, temporary }, again);
+        if (afterMs === null) {
+          refuse(command, error);
+        } else {
+          queue.unshift(command);
+          paused = true;
+          if (isStale) {
+            tell("needToken");
+          }
+          tell("retry", id, command.key, afterMs, error);
+        }
+      }
+      offer();
+    }
+
+    function release({ key }: Command): void {
+      journal?.release(id, key);
+    }
+
+    function acknowledge(command: Command): void {
+      release(command);
+      if (!command.acked) {
+        command.acked = true;
+        unacked -= 1;
       }
     }
-    this.#offer(chat);
+
+    function settle(command: Command, completed: boolean, data: unknown, through: Cursor | null): void {
+      tell("settled", id, command.key, completed, mapping(data), through);
+      end(command);
+    }
+
+    function refuse(command: Command, error: Raw): void {
+      tell("refusal", id, command.key, error);
+      end(command);
+    }
+
+    /** Its outcome is told. While its ack is still to come, the next one waits for that. */
+    function end(command: Command): void {
+      command.settled = true;
+      release(command);
+      if (inflight !== command) {
+        drop(command);
+        offer();
+      }
+    }
+
+    function drop(command: Command): void {
+      acknowledge(command);
+      if (commands.get(command.key) === command) {
+        commands.delete(command.key);
+      }
+      queue = queue.filter((other) => other !== command);
+      tidy();
+    }
+
+    /** Events were skipped: ask for the outcome of what was accepted, in order, before what is new. */
+    function askAgain(): void {
+      const open = [...commands.values()].filter(
+        (each) => each.acked && !each.settled && each !== inflight && !queue.includes(each),
+      );
+      queue.unshift(...open);
+      offer();
+    }
+
+    // --- its frames -------------------------------------------------------------------------
+
+    /** Whether events and pieces of messages go on where it stands. */
+    const isFollowing = () => phase && phase !== AWAITING_SNAPSHOT;
+
+    /** Draw from an event what concerns commands and streams. */
+    function fold({ type, command_id, data }: Raw): void {
+      if (protocol.isTurnEnd(type)) {
+        const command = commands.get(command_id);
+        if (command && !command.settled) {
+          settle(command, type === "turn.completed", data, null);
+        }
+      } else if (type === "message.completed" || type === "message.retracted") {
+        const message = mapping(data).message_id;
+        streams.delete(message);
+        finished.add(message);
+        bound(finished, MAX_FINISHED);
+      }
+    }
+
+    const self: Chat = {
+      cursor,
+      detach,
+
+      isWanted: () => wanted,
+
+      isLive: () => isOnline() && phase === LIVE,
+
+      partials: () => Object.fromEntries([...streams].map(([message, { text }]) => [message, text])),
+
+      watch(from) {
+        if (!wanted) {
+          wanted = true;
+          chats.set(id, self);
+          subscription.tries = 0;
+          if (from && !epoch) {
+            ({ epoch, offset } = from);
+          }
+          if (isOnline()) {
+            subscribe();
+          }
+        }
+      },
+
+      unwatch() {
+        if (wanted) {
+          wanted = false;
+          streams.clear();
+          if (isOnline() && phase) {
+            lanes[CONTROL]?.push(() => unsubscribe(id));
+          }
+          phase = NONE;
+          asked = "";
+          offer();
+          tidy();
+        }
+      },
+
+      submit(frame) {
+        const body = protocol.encode(frame);
+        const known = commands.get(frame.idempotency_key);
+        if (!known) {
+          if (unacked >= outboxLimit) {
+            throw new OutboxFull(`${unacked} commands wait for their acknowledgement`);
+          }
+          journal?.keep(frame, body.length);
+          take(frame, body, false);
+        } else if (known.body === body) {
+          known.orphan = false;
+        } else {
+          throw new IdempotencyConflict("another command with this idempotency key is on its way", {
+            field: "idempotency_key",
+          });
+        }
+      },
+
+      restore(frame) {
+        if (!commands.has(frame.idempotency_key)) {
+          take(frame, protocol.encode(frame), true);
+        }
+      },
+
+      disown({ idempotency_key }) {
+        const command = commands.get(idempotency_key);
+        if (command && !command.acked) {
+          if (inflight === command) {
+            inflight = null;
+          }
+          command.settled = true;
+          drop(command);
+        }
+      },
+
+      abandon(key) {
+        const command = commands.get(key);
+        if (command) {
+          command.orphan = true;
+          if (command.acked && inflight !== command) {
+            drop(command);
+          }
+        }
+      },
+
+      typing(typing) {
+        if (mayLeave() && maySend()) {
+          tell("send", protocol.encode({ type: "typing", conversation_id: id, typing }));
+        }
+      },
+
+      hail() {
+        phase = SUBSCRIBING;
+        return { conversation_id: id, resume: epoch && cursor() };
+      },
+
+      welcome(frame, about) {
+        if (!wanted) {
+          askAgain();
+        } else if (about) {
+          subscribed(frame);
+        } else {
+          subscribe();
+        }
+      },
+
+      events(frame) {
+        const told = need(frame, "epoch", "");
+        const from = need<number>(frame, "from", 0);
+        const to = need<number>(frame, "to", 0);
+        const same = told === epoch;
+        const known = same ? offset : 0;
+        if (!isFollowing() || (same && to <= known)) {
+          return;
+        }
+        if (same ? from > known + 1 : epoch || from !== 1) {
+          if (phase === LIVE) {
+            resume();
+          }
+          return;
+        }
+        const events = need<Raw[]>(frame, "events", []).filter(
+          (event) => need<number>(mapping(event), "offset", 0) > known,
+        );
+        epoch = told;
+        offset = to;
+        strikes = 0;
+        progress = true;
+        tell("dispatch", id, told, to, events);
+        events.forEach(fold);
+      },
+
+      snapshot(frame) {
+        if (!phase) {
+          return;
+        }
+        const told = need(frame, "epoch", "", null);
+        const gone = epoch && !told;
+        offset = need(frame, "offset", 0);
+        epoch = told;
+        strikes = 0;
+        if (phase === AWAITING_SNAPSHOT) {
+          phase = LIVE;
+        }
+        streams.clear();
+        for (const partial of items(frame.partials)) {
+          const text = need(partial, "text", "");
+          streams.set(need(partial, "message_id", ""), { text, next: need(partial, "next_index", 0) });
+        }
+        tell("replace", id, frame);
+        if (inflight) {
+          inflight.doubtful = true;
+        }
+        if (gone) {
+          lose(localError("conversation_not_found", "The conversation does not exist."), true);
+        } else {
+          askAgain();
+        }
+      },
+
+      delta(frame) {
+        const message = need(frame, "message_id", "");
+        const index = need<number>(frame, "index", 0);
+        if (isFollowing()) {
+          if (!index && !streams.has(message) && !finished.has(message)) {
+            streams.set(message, { text: "", next: 0 });
+            bound(streams, MAX_STREAMS);
+          }
+          const stream = streams.get(message);
+          // behind a hole `next` stays where it is, so nothing of this message continues it any more
+          if (stream?.next === index) {
+            stream.next += 1;
+            stream.text += need(frame, "delta", "");
+            tell("delta", id, frame);
+          }
+        }
+      },
+
+      ping(offsets) {
+        if (phase === LIVE && offsets[id] > offset) {
+          resume();
+        }
+        if (phase === AWAITING_SNAPSHOT || asked) {
+          patience -= 1;
+          if (patience < 0) {
+            resume();
+          }
+        } else if (phase === LIVE && !Object.hasOwn(offsets, id)) {
+          askAgain();
+        }
+      },
+
+      hold(stateLost) {
+        const command = inflight;
+        phase = NONE;
+        asked = "";
+        strikes = 0;
+        paused = offered = false;
+        inflight = null;
+        if (stateLost) {
+          forgetCursor();
+        }
+        if (command?.settled) {
+          drop(command);
+        } else if (command) {
+          queue.unshift(command);
+        }
+        tidy();
+      },
+    };
+    return self;
   }
 
-  #commandRefused(command: Command, error: Raw, now: number): void {
-    const { chat, key } = command;
-    chat.inflight = null;
-    const afterMs = command.settled ? null : this.#commandWait(command, error);
-    if (command.settled) {
-      // the event told already; the error is about a resend
-      this.#acknowledged(command);
-      this.#drop(command);
-    } else if (afterMs !== null) {
-      command.tries += 1;
-      chat.queue.unshift(command);
-      chat.paused = true;
-      this.#later(now + afterMs, () => {
-        chat.paused = false;
-        this.#offer(chat);
+  // --- frames -------------------------------------------------------------------------------
+
+  /** Return the conversation that a frame is about. */
+  const about = (frame: Raw) => chat(need(frame, "conversation_id", ""));
+
+  /** Return who waits for this answer, once. */
+  function asker(id: string | null) {
+    const found = answers.get(id);
+    answers.delete(id);
+    return found;
+  }
+
+  const handlers: Record<string, ((frame: Raw) => void) | null> = {
+    __proto__: null, // a type is anything
+
+    welcome(frame) {
+      if (state !== GREETING || frame.id !== helloId) {
+        return;
+      }
+      answers.delete(helloId);
+      state = ONLINE;
+      const { ping_interval, limits } = frame;
+      if (ping_interval > 0) {
+        silence = (ping_interval + protocol.SILENCE_GRACE_S) * 1000;
+      }
+      const { max_frame_bytes: size, frames_per_second: rate } = mapping(limits);
+      maxFrame = size > 0 ? size : protocol.MAX_FRAME_BYTES;
+      ratePerMs = rate > 0 ? rate / 1000 : 0;
+      burst = tokens = Math.max(1, 2 * (rate || 0) - PACE_MARGIN);
+      filled = now();
+      tell("online", frame);
+      if (helloAbout && !chat(helloAbout).isWanted()) {
+        const id = helloAbout;
+        lanes[CONTROL]?.push(() => unsubscribe(id));
+      }
+      for (const [id, each] of chats) {
+        each.welcome(frame, id === helloAbout);
+      }
+      for (const [asking, request] of requests) {
+        ask(asking, request);
+      }
+    },
+
+    ack(frame) {
+      asker(need(frame, "id", ""))?.[0](frame);
+    },
+
+    error(frame) {
+      const error = need(frame, "error", {});
+      (asker(need(frame, "id", "", null))?.[1] ?? complain)(error);
+    },
+
+    events: (frame) => about(frame).events(frame),
+    snapshot: (frame) => about(frame).snapshot(frame),
+    "message.delta": (frame) => about(frame).delta(frame),
+
+    unsubscribed(frame) {
+      if (about(frame).isWanted()) {
+        about(frame).detach(
+          localError(`${frame.code || "unsubscribed"}`, "The server ended the subscription."),
+        );
+      }
+    },
+
+    ping(frame) {
+      maySend(); // counts, but is never held back
+      tell("send", '{"type":"pong"}');
+      for (const each of chats.values()) {
+        each.ping(mapping(frame.offsets));
+      }
+    },
+
+    "auth.required": () => tell("needToken"),
+
+    typing(frame) {
+      if (about(frame).isWanted()) {
+        tell("typing", frame.conversation_id, frame);
+      }
+    },
+
+    disconnect(frame) {
+      need(frame, "code", 0);
+      need(frame, "reason", "");
+      farewell = frame;
+      later(DRAIN_MS, () => giveUp(protocol.CLOSE_NORMAL, "the server is leaving"));
+    },
+  };
+
+  return {
+    // --- what the application asks ----------------------------------------------------------
+
+    chat,
+
+    /** Whether `welcome` came and the socket has not been given up. */
+    isOnline,
+
+    /** Return how many commands wait for their acknowledgement. */
+    unacknowledged: () => unacked,
+
+    /**
+     * Ask something that changes nothing (`state`, `history`); `answer` names the asker.
+     *
+     * @throws OutboxFull too many requests are open.
+     * @throws InvalidFrame it cannot be written as JSON.
+     */
+    request(asker: unknown, frame: Raw): void {
+      const request = { body: protocol.encode(frame), tries: 0 };
+      if (requests.size >= outboxLimit) {
+        throw new OutboxFull(`${requests.size} requests wait for their answer`);
+      }
+      requests.set(asker, request);
+      if (isOnline()) {
+        ask(asker, request);
+      }
+    },
+
+    /** Nobody waits for this request any more. */
+    withdraw(asker: unknown): void {
+      requests.delete(asker);
+    },
+
+    /** Hand in the token that `needToken` asked for. */
+    token(token: string): void {
+      if (isOnline()) {
+        transmit(protocol.encode({ type: "auth", token }), ignore, complain, true);
+      }
+    },
+
+    /** The network may have changed: ask for a sign of life, and give the socket up where none comes. */
+    probe(): void {
+      if (isOnline() && !probe && maySend()) {
+        const mine = {};
+        probe = mine;
+        later(PROBE_MS, () => probe === mine && giveUp(protocol.CLOSE_NO_PONG, "silence"));
+        unsubscribe("probe"); // any answer will do; nothing is watched by this name
+      }
+    },
+
+    // --- what the connection tells ----------------------------------------------------------
+
+    /** A new socket is open: greet. The first watched conversation travels in `hello`. */
+    opened(token: string | null): void {
+      state = GREETING;
+      heard = now();
+      later(
+        protocol.GREETING_MS,
+        () => state === GREETING && giveUp(protocol.CLOSE_NO_PONG, "no welcome in time"),
+      );
+      const first = [...chats].find(([, each]) => each.isWanted());
+      const hello = protocol.given({
+        type: "hello",
+        token,
+        client: { name: protocol.CLIENT_NAME, version: protocol.VERSION },
+        ...greeting,
+        ...first?.[1].hail(),
       });
-      this.#out.push({ do: "retry", conversationId: chat.id, key, afterMs, error });
-    } else {
-      this.#acknowledged(command);
-      this.#refuse(command, error);
-    }
-    this.#offer(chat);
-  }
+      helloAbout = first?.[0] ?? "";
+      helloId = transmit(protocol.encode(hello), ignore, (error) => (helloError = error), true);
+    },
 
-  #commandWait(command: Command, error: Raw): number | null {
-    if (error.code === "conversation_busy" && command.impatient) {
-      return null;
-    }
-    if (error.code === "token_expired" && command.tries < MAX_TRIES) {
-      this.#out.push({ do: "needToken" });
-      return FIRST_RETRY_MS << command.tries;
-    }
-    return retryWait(error, command.tries);
-  }
-
-  #release(command: Command): void {
-    this.#journal?.release(command.chat.id, command.key);
-  }
-
-  #acknowledged(command: Command): void {
-    this.#release(command);
-    if (!command.acked) {
-      command.acked = true;
-      this.#unacked -= 1;
-    }
-  }
-
-  /** Draw from an event what concerns commands and streams. */
-  #fold(chat: Chat, event: Raw): void {
-    if (protocol.isTurnEnd(event.type)) {
-      const command = chat.commands.get(event.command_id);
-      if (command && !command.settled) {
-        this.#settle(command, event.type === "turn.completed", mapping(event.data), null);
+    /** A message came. What is no frame of this protocol ends the connection (it reconnects). */
+    receive(text: unknown): void {
+      if (state !== GREETING && !isOnline()) {
+        return;
       }
-    } else if (event.type === "message.completed" || event.type === "message.retracted") {
-      const id = mapping(event.data).message_id;
-      chat.streams.delete(id);
-      chat.finished.add(id);
-      if (chat.finished.size > MAX_FINISHED) {
-        chat.finished.delete(first(chat.finished));
+      heard = now();
+      probe = null;
+      try {
+        const frame = parse(text);
+        handlers[need(frame, "type", "")]?.(frame);
+      } catch (error) {
+        if (!(error instanceof Unreadable)) {
+          throw error;
+        }
+        giveUp(protocol.CLOSE_PROTOCOL_ERROR, error.message);
       }
-    }
-  }
+    },
 
-  #settle(command: Command, completed: boolean, data: Raw, through: Cursor | null): void {
-    const { chat, key } = command;
-    command.settled = true;
-    this.#release(command);
-    this.#out.push({ do: "settled", conversationId: chat.id, key, completed, data, through });
-    if (chat.inflight === command) {
-      return; // its ack is still to come, and the next one waits for that
-    }
-    this.#acknowledged(command);
-    this.#drop(command);
-    this.#offer(chat);
-  }
+    /** The socket is gone, or could not be opened (1006). What was on its way waits for the next one. */
+    closed(code: number, reason: string): void {
+      if (state === CLOSING) {
+        code = protocol.CLOSE_ABNORMAL; // this side gave it up; the policy for codes is about the server's
+      } else if (farewell && (code === 1005 || code === protocol.CLOSE_ABNORMAL)) {
+        code = farewell.code;
+        reason ||= farewell.reason;
+      }
+      state = OFFLINE;
+      let reconnect = protocol.mayReconnect(code);
+      if (helloError && isMissing(helloError) && chats.has(helloAbout)) {
+        // `hello` was refused for the conversation in it alone: the others return
+        chat(helloAbout).detach(helloError);
+        helloError = null;
+        reconnect = true;
+      }
+      tell("offline", {
+        reconnect,
+        code,
+        reason,
+        error: helloError,
+        withinMs: farewell?.reconnect_within_ms,
+        progress,
+      });
+      answers.clear();
+      lanes = [[], [], []];
+      timers = [];
+      helloError = farewell = probe = null;
+      progress = false;
+      for (const each of [...chats.values()]) {
+        each.hold(code === protocol.CLOSE_STATE_LOST);
+      }
+    },
 
-  #refuse(command: Command, error: Raw): void {
-    const { chat, key } = command;
-    command.settled = true;
-    this.#release(command);
-    this.#out.push({ do: "refusal", conversationId: chat.id, key, error });
-    if (chat.inflight !== command) {
-      this.#acknowledged(command);
-      this.#drop(command);
-    }
-  }
+    // --- time -------------------------------------------------------------------------------
 
-  #drop(command: Command): void {
-    const { chat } = command;
-    if (chat.commands.get(command.key) === command) {
-      chat.commands.delete(command.key);
-    }
-    chat.queue = chat.queue.filter((each) => each !== command);
-    this.#tidy(chat);
-  }
+    /** Let leave what may leave, most urgent first, at the pace that the server allows. */
+    pump(): void {
+      while (mayLeave()) {
+        const lane = lanes.find(({ length }) => length);
+        if (!lane || !maySend()) {
+          return;
+        }
+        lane.shift()?.();
+      }
+    },
 
-  /** Events were skipped: ask for the outcome of what was accepted, in order, before what is new. */
-  #askAgain(chat: Chat): void {
-    const open = [...chat.commands.values()].filter(
-      (each) => each.acked && !each.settled && each !== chat.inflight && !chat.queue.includes(each),
-    );
-    chat.queue.unshift(...open);
-  }
+    /** When `tick` is due at the latest; Infinity while offline. */
+    wakeup(): number {
+      if (state !== GREETING && !isOnline()) {
+        return NEVER;
+      }
+      const isHeld = ratePerMs && mayLeave() && lanes.some(({ length }) => length);
+      return Math.min(
+        heard + silence,
+        timers[0]?.[0] ?? NEVER,
+        isHeld ? filled + Math.floor((1 - tokens) / ratePerMs) + 1 : NEVER,
+      );
+    },
+
+    /** Time has passed. */
+    tick(): void {
+      if (isOnline() && now() >= heard + silence) {
+        giveUp(protocol.CLOSE_NO_PONG, "silence");
+      }
+      while (timers[0] && timers[0][0] <= now()) {
+        timers.shift()?.[1]();
+      }
+    },
+  };
 }
 
 function parse(text: unknown): Raw {
@@ -1197,17 +1095,8 @@ function parse(text: unknown): Raw {
   } catch {
     // what is no JSON is no frame
   }
-  if (typeof text !== "string" || typeof frame !== "object" || frame === null || Array.isArray(frame)) {
+  if (kindOf(frame) !== "object") {
     throw new Unreadable("unreadable frame: not a JSON object");
   }
-  return frame;
-}
-
-/** How long to wait before trying again, in milliseconds; null: the error is final. */
-function retryWait(error: Raw, tries: number): number | null {
-  if (!error.temporary || tries >= MAX_TRIES) {
-    return null;
-  }
-  const wait = error.retry_after_ms ?? Math.min(LAST_RETRY_MS, FIRST_RETRY_MS << tries);
-  return wait > MAX_RETRY_MS ? null : Math.max(0, wait);
+  return frame as Raw;
 }

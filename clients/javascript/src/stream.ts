@@ -73,27 +73,22 @@ export class Stream<T> implements AsyncIterableIterator<T> {
   async get(options: { timeoutMs?: number } = {}): Promise<T | undefined> {
     const { timeoutMs } = options;
     let late = false;
-    const timer =
-      timeoutMs === undefined
-        ? undefined
-        : setTimeout(() => {
-            late = true;
-            this.#wake();
-          }, timeoutMs);
-    try {
-      while (!this.#items.length && !this.#ended) {
-        if (late) {
-          throw new Timeout(`nothing came within ${timeoutMs} ms`);
-        }
-        await new Promise<void>((resolve) => {
-          this.#wake = resolve;
-        });
-      }
-    } finally {
-      clearTimeout(timer);
+    const stop = () => {
+      late = true;
+      this.#wake();
+    };
+    const timer = timeoutMs == null ? undefined : setTimeout(stop, timeoutMs);
+    while (!this.#items.length && !this.#ended && !late) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
     }
+    clearTimeout(timer);
     if (this.#items.length) {
-      return this.#items.shift() as T;
+      return this.#items.shift();
+    }
+    if (!this.#ended) {
+      throw new Timeout(`nothing came within ${timeoutMs} ms`);
     }
     const error = this.#error;
     this.#error = null;
@@ -105,7 +100,7 @@ export class Stream<T> implements AsyncIterableIterator<T> {
 
   async next(): Promise<IteratorResult<T>> {
     const value = await this.get();
-    return value === undefined ? { done: true, value } : { done: false, value };
+    return { done: value === undefined, value } as IteratorResult<T>;
   }
 
   async return(): Promise<IteratorResult<T>> {
@@ -130,7 +125,7 @@ export function whenAborted(signal: AbortSignal, callback: (reason: unknown) => 
   if (signal.aborted) {
     told();
   } else {
-    signal.addEventListener("abort", told, { once: true });
+    signal.addEventListener("abort", told);
   }
   return () => signal.removeEventListener("abort", told);
 }

@@ -388,6 +388,28 @@ describe("a conversation", () => {
     expect(chat.cursor).toEqual({ epoch: "e2", offset: 9 });
   });
 
+  it("is resumed beside others, each from where it stands", async () => {
+    const [first, second] = [parley.conversation("c1"), parley.conversation("c2")];
+    const seen: string[] = [];
+    const ready = first.ready();
+    second.on("message.completed", ({ message }) => seen.push(message.text ?? ""));
+    await Promise.all([ready, settled()]);
+    const { id } = server.last("subscribe");
+    expect(server.last("subscribe")).toMatchObject({ conversation_id: "c2" });
+    expect(server.last("hello")).toMatchObject({ conversation_id: "c1" });
+    const result = { conversation_id: "c2", epoch: null, offset: 0, recovered: true };
+    server.send({ type: "ack", id, status: "completed", duplicate: false, command_id: null, result });
+    server.events("c2", null, ["message.completed", message("m1", "Hi")]);
+    expect(seen).toEqual(["Hi"]);
+    server.socket.end(1006);
+    await clock.advance(500);
+    expect(server.last("hello").resume).toBeUndefined();
+    expect(server.last("subscribe")).toMatchObject({
+      conversation_id: "c2",
+      resume: { epoch: "e1", offset: 1 },
+    });
+  });
+
   it("that is deleted is told, and nothing is asked for again", async () => {
     const chat = parley.conversation("c1");
     const reader = chat.events();
