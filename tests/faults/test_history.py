@@ -722,6 +722,19 @@ def test_a_request_that_waits_is_found() -> None:
     assert [violation.where for violation in observers.hanging(_evidence(run), 1)] == ["ann-desk c1"]
 
 
+def test_what_waits_behind_another_waits_from_its_turn_on() -> None:
+    run = Run()
+    first = next(e for e in run.history.entries if e.kind == "sent" and e.key == "k2")
+    behind = replace(first, key=None, body={"type": "state", "id": "behind", "conversation_id": "c1"})
+    run.history.entries.insert(run.history.entries.index(first) + 1, behind)
+    _delay(run, 2, lambda entry: entry.kind == "received" and entry.key == "k2")
+    ack = next(e for e in run.history.entries if e.kind == "received" and e.key == "k2")
+    answer = replace(ack, key=None, body={**ack.body, "id": "behind"})
+    run.history.entries.insert(run.history.entries.index(ack) + 1, answer)
+    found = [violation.what for violation in observers.hanging(_evidence(run), 1)]
+    assert [what.split()[0] for what in found] == ["process"]
+
+
 def test_a_request_that_nobody_answers_is_found_when_the_connection_ends() -> None:
     run = Run()
     ack = next(e for e in run.history.entries if e.kind == "received" and e.key == "k2")

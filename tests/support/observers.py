@@ -163,26 +163,32 @@ def late(evidence: Evidence, epoch_s: float, calm_at: float, within_s: float) ->
 
 
 def hanging(evidence: Evidence, within_s: float) -> Iterator[Violation]:
-    """Yield what was asked on an open connection and not answered in that time."""
+    """Yield what was asked on an open connection and not answered in that time.
+
+    The frames of a connection are handled one after the other: what waits behind one has not come up yet.
+    """
     asked: dict[str, dict[str, Entry]] = {}
+    answered_at: dict[str, float] = {}
+
+    def hung(question: Entry, end: Entry) -> Iterator[Violation]:
+        waited_s = end.at - max(question.at, answered_at.get(end.client, 0.0))
+        if waited_s > within_s:
+            what = f"{question.body['type']} {question.key or ''} waited {waited_s:.1f} s, then {end.kind}"
+            yield Violation("hanging", f"{question.client} {question.conversation_id}", what)
+
     for entry in evidence.entries:
         mine = asked.setdefault(entry.client, {})
         if entry.kind == "sent" and "id" in entry.body:
             mine[entry.body["id"]] = entry
         elif entry.kind == "received" and entry.body["type"] in ("welcome", "ack", "error"):
             question = mine.pop(entry.body["id"], None)
-            if question is not None and entry.at - question.at > within_s:
-                yield _hung(question, entry)
+            if question is not None:
+                yield from hung(question, entry)
+                answered_at[entry.client] = entry.at
         elif entry.kind in ("opened", "closed"):
-            yield from (_hung(each, entry) for each in mine.values() if entry.at - each.at > within_s)
+            for question in mine.values():
+                yield from hung(question, entry)
             mine.clear()
-
-
-def _hung(question: Entry, end: Entry) -> Violation:
-    what = (
-        f"{question.body['type']} {question.key or ''} waited {end.at - question.at:.1f} s, then {end.kind}"
-    )
-    return Violation("hanging", f"{question.client} {question.conversation_id}", what)
 
 
 # --- order and state ------------------------------------------------------------------------------
