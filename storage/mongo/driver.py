@@ -4,12 +4,14 @@ PyMongo's asyncio API is the default. Motor (``PARLEY_MONGO_DRIVER=motor``, extr
 calls; those that differ (closing a client, ``aggregate``) are here or not used.
 """
 
+import asyncio
 import inspect
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import wraps
 from types import SimpleNamespace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, ParamSpec, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pymongo import ReadPreference, WriteConcern
@@ -19,6 +21,8 @@ from pymongo.read_concern import ReadConcern
 from storage.base import StoreRefused
 from storage.mongo.schema import COLLECTIONS
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Driver = Literal["pymongo", "motor"]
 DATABASE: Final = "parley"
 LONGEST_NAME: Final = 63
@@ -129,3 +133,19 @@ def durable(client: Any) -> Any:
         write_concern=DURABLE,
     )
     return SimpleNamespace(**{name: database[name] for name in COLLECTIONS})
+
+
+def uncut(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Have calls go on to their end where their callers are cancelled, who then hear nothing of it.
+
+    On Python 3.11 a call of PyMongo that is cancelled as it waits for the pool may leave the pool's lock
+    taken for good, and each later call waits for ever. The driver's own time-outs end what goes on.
+    """
+
+    @wraps(call)
+    async def until_the_end(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.ensure_future(call(*args, **kwargs))
+        task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        return await asyncio.shield(task)
+
+    return until_the_end

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pymongo.errors import PyMongoError
 
@@ -45,7 +45,7 @@ from storage.mongo.documents import (
     record_of,
     without,
 )
-from storage.mongo.driver import UNHURRIED, Driver, connect, disconnect, durable
+from storage.mongo.driver import UNHURRIED, Driver, connect, disconnect, durable, uncut
 from storage.mongo.failures import reading
 from storage.mongo.known import Key, KnownCache
 from storage.mongo.lanes import TOO_SLOW, Lane, check
@@ -62,7 +62,6 @@ PATIENCE_S: Final = 2.0
 _GROUP_ITEMS: Final = 64
 _GROUP_BYTES: Final = 4 * 1024 * 1024
 
-T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 
@@ -190,6 +189,7 @@ class MongoStore:
             raise StoreUnavailable("the store is not open")
         return self._opened
 
+    @uncut
     async def ping(self) -> None:
         """See ``ConversationStore.ping``. A write of no document, confirmed by a majority."""
         async with reading():
@@ -199,12 +199,14 @@ class MongoStore:
 
     # -- conversations ------------------------------------------------------------------------
 
+    @uncut
     async def load(self, tenant_id: str, conversation_id: str) -> Conversation | None:
         """See ``ConversationStore.load``."""
         async with reading():
             document = await self._database.conversations.find_one(place(tenant_id, conversation_id))
         return None if document is None else self._loaded((tenant_id, conversation_id), document)
 
+    @uncut
     async def load_many(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Conversation]:
         """See ``ConversationStore.load_many``."""
         if not keys:
@@ -220,13 +222,13 @@ class MongoStore:
             self._known.put(key, known_of(document))
         return record_of(document)
 
+    @uncut
     async def commit(self, commit: Commit) -> CommitOutcome:
-        """See ``ConversationStore.commit``. Raises TypeError where a value in it is not JSON."""
-        check_commit(commit)
-        return await _to_its_end(self._commit(commit))
+        """See ``ConversationStore.commit``. Raises TypeError where a value in it is not JSON.
 
-    async def _commit(self, commit: Commit) -> CommitOutcome:
-        """Commit, one at a time in each conversation: of two that race here, one is spared the way."""
+        One at a time in each conversation: of two that race here, one is spared the way.
+        """
+        check_commit(commit)
         key = (commit.record.tenant_id, commit.record.conversation_id)
         deadline = self._deadline()
         while (other := self._committing.get(key)) is not None:
@@ -372,20 +374,23 @@ class MongoStore:
         if known is not None:
             self._known.put(key, without(known, {commit_id}))
 
+    @uncut
     async def renew(
         self, tenant_id: str, conversation_id: str, fence: int, owner: str, until: TimeMs, wake_at: TimeMs
     ) -> bool:
         """See ``ConversationStore.renew``."""
         return await writes.renew(self._database, tenant_id, conversation_id, fence, owner, until, wake_at)
 
+    @uncut
     async def enqueue(self, tenant_id: str, conversation_id: str, entry: InboxEntry, wake_at: TimeMs) -> bool:
         """See ``ConversationStore.enqueue``."""
-        return await _to_its_end(
-            writes.enqueue(self._database, tenant_id, conversation_id, entry, wake_at, self._deadline())
+        return await writes.enqueue(
+            self._database, tenant_id, conversation_id, entry, wake_at, self._deadline()
         )
 
     # -- the log ------------------------------------------------------------------------------
 
+    @uncut
     async def events(
         self,
         tenant_id: str,
@@ -401,16 +406,19 @@ class MongoStore:
             self._database, tenant_id, conversation_id, epoch, after, limit, max_bytes
         )
 
+    @uncut
     async def batch_at(
         self, tenant_id: str, conversation_id: str, epoch: str, first_offset: int
     ) -> EventBatch | None:
         """See ``ConversationStore.batch_at``."""
         return await queries.batch_at(self._database, tenant_id, conversation_id, epoch, first_offset)
 
+    @uncut
     async def find_key(self, tenant_id: str, conversation_id: str, key: str) -> KeyRecord | None:
         """See ``ConversationStore.find_key``."""
         return await queries.find_key(self._database, tenant_id, conversation_id, key)
 
+    @uncut
     async def turn_end(
         self, tenant_id: str, conversation_id: str, epoch: str, command_id: str, from_offset: int
     ) -> EventBatch | None:
@@ -419,6 +427,7 @@ class MongoStore:
             self._database, tenant_id, conversation_id, epoch, command_id, from_offset
         )
 
+    @uncut
     async def messages(
         self,
         tenant_id: str,
@@ -434,19 +443,23 @@ class MongoStore:
 
     # -- sweeps and lists ---------------------------------------------------------------------
 
+    @uncut
     async def due(self, now: TimeMs, limit: int) -> list[Due]:
         """See ``ConversationStore.due``. Sweeps what was left out of the log now and then, too."""
         await self._sweep.maybe(self._database, now)
         return await queries.due(self._database, now, limit)
 
+    @uncut
     async def offsets(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, int]]:
         """See ``ConversationStore.offsets``."""
         return await queries.offsets(self._database, keys)
 
+    @uncut
     async def find_execution(self, tenant_id: str, execution_id: str) -> ExecutionPlace | None:
         """See ``ConversationStore.find_execution``."""
         return await queries.find_execution(self._database, tenant_id, execution_id)
 
+    @uncut
     async def executions(
         self,
         tenant_id: str,
@@ -459,6 +472,7 @@ class MongoStore:
         """See ``ConversationStore.executions``."""
         return await queries.executions(self._database, tenant_id, wanted, after, limit, max_bytes)
 
+    @uncut
     async def conversations(
         self,
         tenant_id: str,
@@ -471,16 +485,19 @@ class MongoStore:
         """See ``ConversationStore.conversations``."""
         return await queries.executions(self._database, tenant_id, wanted, after, limit, max_bytes, idle=True)
 
+    @uncut
     async def count_conversations(self, tenant_id: str, wanted: ExecutionFilter) -> int:
         """See ``ConversationStore.count_conversations``."""
         return await queries.count_conversations(self._database, tenant_id, wanted)
 
+    @uncut
     async def waiting(
         self, tenant_id: str, deciders: Sequence[str], *, after: WaitPlace | None = None, limit: int = 50
     ) -> list[Waiting]:
         """See ``ConversationStore.waiting``."""
         return await waits.waiting(self._database, tenant_id, deciders, after, limit, self.now())
 
+    @uncut
     async def conversation_ids(self, tenant_id: str, *, after: str = "", limit: int = 1000) -> list[str]:
         """See ``ConversationStore.conversation_ids``."""
         return await queries.conversation_ids(self._database, tenant_id, after, limit)
@@ -489,6 +506,7 @@ class MongoStore:
         """See ``ConversationStore.restore``. Its log goes first, and what makes it visible last."""
         return await restoring.restore(self._database, record, log, self.now())
 
+    @uncut
     async def remove_events(self, tenant_id: str, conversation_id: str) -> int:
         """See ``ConversationStore.remove_events``."""
         key = (tenant_id, conversation_id)
@@ -496,58 +514,70 @@ class MongoStore:
         await self._flushed(key, self._deadline())
         return await writes.remove_events(self._database, tenant_id, conversation_id)
 
+    @uncut
     async def expire_tombstones(self, now: TimeMs, limit: int) -> int:
         """See ``ConversationStore.expire_tombstones``."""
         return await writes.expire_tombstones(self._database, now, limit)
 
     # -- flows --------------------------------------------------------------------------------
 
+    @uncut
     async def publish(
         self, version: FlowVersion, *, name: str, description: str, is_default: bool
     ) -> FlowVersion:
         """See ``FlowStore.publish``."""
         return await flows.publish(self._database, version, name, description, is_default, self.now())
 
+    @uncut
     async def flow_version(self, tenant_id: str, flow_id: str, version: int) -> FlowVersion | None:
         """See ``FlowStore.flow_version``."""
         return await flows.flow_version(self._database, tenant_id, flow_id, version)
 
+    @uncut
     async def flows(self, tenant_id: str) -> list[Flow]:
         """See ``FlowStore.flows``."""
         return await flows.flows(self._database, tenant_id)
 
+    @uncut
     async def archive_flow(self, tenant_id: str, flow_id: str) -> bool:
         """See ``FlowStore.archive_flow``."""
         return await flows.archive_flow(self._database, tenant_id, flow_id, self.now())
 
     # -- keys ---------------------------------------------------------------------------------
 
+    @uncut
     async def create_api_key(self, key: ApiKey) -> bool:
         """See ``AccountStore.create_api_key``."""
         return await accounts.create_api_key(self._database, key)
 
+    @uncut
     async def api_key_by_hash(self, sha256: str) -> ApiKey | None:
         """See ``AccountStore.api_key_by_hash``."""
         return await accounts.api_key_by_hash(self._database, sha256)
 
+    @uncut
     async def api_keys_by_id(self, ids: Sequence[tuple[str, str]]) -> dict[tuple[str, str], ApiKey]:
         """See ``AccountStore.api_keys_by_id``."""
         return await accounts.api_keys_by_id(self._database, ids)
 
+    @uncut
     async def api_keys(
         self, tenant_id: str, *, after: KeyPlace | None = None, limit: int = 50
     ) -> list[ApiKey]:
         """See ``AccountStore.api_keys``."""
         return await accounts.api_keys(self._database, tenant_id, after, limit)
 
+    @uncut
     async def change_api_key(self, before: ApiKey, after: ApiKey) -> bool:
         """See ``AccountStore.change_api_key``."""
         return await accounts.change_api_key(self._database, before, after)
 
+    @uncut
     async def touch_api_keys(self, used: Mapping[tuple[str, str], TimeMs]) -> None:
         """See ``AccountStore.touch_api_keys``."""
         await accounts.touch_api_keys(self._database, used)
 
+    @uncut
     async def has_origin(self, patterns: Sequence[str], now: TimeMs, *, tenant_id: str | None = None) -> bool:
         """See ``AccountStore.has_origin``."""
         return await accounts.has_origin(self._database, patterns, now, tenant_id)
@@ -565,10 +595,3 @@ def _is_at(known: Known | None, commit: Commit) -> bool:
     """Tell whether the conversation is where a commit's writer read it."""
     expected = commit.expected
     return known is not None and (known.revision, known.fence) == (expected.revision, expected.fence)
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await what goes on to its end if the caller is cancelled. What it raises then is no news to anybody."""
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
-    return await asyncio.shield(task)

@@ -2,14 +2,16 @@
 
 import asyncio
 import gc
+import random
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import pymongo
 import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -747,6 +749,22 @@ async def until_it_works(store: MongoStore) -> None:
             return await store.ping()
         except StoreUnavailable:
             await asyncio.sleep(0.05)
+
+
+async def test_who_gives_up_locks_nobody_out(instances: Callable[..., Any]) -> None:
+    """Many wait for few connections, and some no longer at the moment in which the driver gives up."""
+    store = await instances(maxPoolSize=4)
+    chance = random.Random(1)
+
+    async def asks() -> None:
+        for _ in range(10):
+            with suppress(TimeoutError, StoreUnavailable), pymongo.timeout(0.2):
+                async with asyncio.timeout(chance.uniform(0.001, 0.22)):
+                    await store.load(TENANT, ID)
+
+    await asyncio.gather(*(asks() for _ in range(100)))
+    async with asyncio.timeout(30):
+        await until_it_works(store)
 
 
 @away
