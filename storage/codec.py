@@ -2,8 +2,8 @@
 
 A record's document is a JSON object with the field names of ``models.py`` and ``"v"``, the format's
 version; what repeats (the idempotency ring, events) is written as rows, which take a third of the time
-and two thirds of the size of objects. A later format adds its own reader beside ``_READERS[1]``; what is
-stored is never rewritten just to be read.
+and two thirds of the size of objects. A later format adds its own reader beside ``_READERS[1]``, or beside
+the two of ``decode_events``; what is stored is never rewritten just to be read.
 
 Nothing here is on the wire: what a client sees is made by the server's views.
 """
@@ -32,6 +32,8 @@ from storage.models import (
 from storage.ring import ring_from_json, ring_to_json
 
 FORMAT: Final = 1
+EVENTS_FORMAT: Final = 2
+_SHORT_ROW: Final = 4
 
 
 class UnknownFormat(StoreTooNew):
@@ -358,10 +360,48 @@ def event_to_row(event: Event) -> tuple[Json, ...]:
 
 
 def encode_events(batch: EventBatch) -> bytes:
-    """Return the batch's events as JSON bytes. Raises TypeError where a value is not JSON."""
-    return encode_json([event_to_row(event) for event in batch.events])
+    """Return the batch's events as JSON bytes. Raises TypeError where a value is not JSON.
+
+    ``[2, first_offset, time, execution_id, command_id, cause, row, ...]``: what the events of a commit nearly
+    always have in common stands once, before rows of type, step, data and (unless it is the owner) audience.
+    An event that has it otherwise is a whole row. This is a third less than rows throughout, which is what
+    format 1 was.
+    """
+    events = batch.events
+    if not events:
+        return b"[]"
+    last = events[-1]
+    time, execution_id, command_id, cause = last.time, last.execution_id, last.command_id, last.cause
+    rows: list[Json] = [EVENTS_FORMAT, batch.first_offset, time, execution_id, command_id, cause]
+    for offset, e in enumerate(events, batch.first_offset):
+        if (
+            e.execution_id != execution_id
+            or e.command_id != command_id
+            or e.time != time
+            or e.cause != cause
+            or e.offset != offset
+        ):
+            rows.append(event_to_row(e))
+        elif e.audience == "owner":
+            rows.append((e.type, e.step_id, e.data))
+        else:
+            rows.append((e.type, e.step_id, e.data, e.audience))
+    return encode_json(rows)
 
 
 def decode_events(data: bytes) -> tuple[Event, ...]:
-    """Return the events of ``encode_events``."""
-    return tuple(Event(*row) for row in orjson.loads(data))
+    """Return the events of ``encode_events``, in whatever format. Raises UnknownFormat."""
+    rows = orjson.loads(data)
+    if not rows or type(rows[0]) is list:
+        return tuple([Event(*row) for row in rows])
+    if rows[0] != EVENTS_FORMAT:
+        raise UnknownFormat(f"event format {rows[0]!r} is unknown; newest known is {EVENTS_FORMAT}")
+    _, first, time, execution_id, command_id, cause, *rows = rows
+    return tuple(
+        [
+            Event(*row)
+            if len(row) > _SHORT_ROW
+            else Event(offset, time, row[0], execution_id, row[1], command_id, cause, *row[2:])
+            for offset, row in enumerate(rows, first)
+        ]
+    )

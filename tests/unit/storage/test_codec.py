@@ -16,6 +16,7 @@ from storage.codec import (
     encode_events,
     encode_json,
     encode_record,
+    event_to_row,
     record_from_json,
 )
 from storage.models import Conversation, Event, EventBatch, RecentKey
@@ -95,6 +96,33 @@ def test_any_record_is_read_back_equal(slots: dict[str, Any], recent: list[Recen
 def test_any_events_are_read_back_equal(events: list[Event]) -> None:
     batch = EventBatch("e", 1, len(events), "c", None, None, tuple(events))
     assert decode_events(encode_events(batch)) == batch.events
+
+
+def test_what_the_events_of_a_commit_have_in_common_is_stored_once() -> None:
+    """The first one of a conversation has no execution yet: it is a whole row, beside short ones."""
+    alike = [Event(n, 7, "step.started", "x1", "s", "k1", None, {}, "full") for n in (5, 6)]
+    first = Event(4, 7, "conversation.created", None, None, "k1", None, {})
+    last = Event(7, 7, "turn.completed", "x1", "s", "k1", None, {})
+    batch = EventBatch("e", 4, 7, "c", None, None, (first, *alike, last))
+    assert encode_events(batch) == (
+        b'[2,4,7,"x1","k1",null,[4,7,"conversation.created",null,null,"k1",null,{},"owner"],'
+        b'["step.started","s",{},"full"],["step.started","s",{},"full"],["turn.completed","s",{}]]'
+    )
+    assert decode_events(encode_events(batch)) == batch.events
+
+
+def test_events_of_the_first_format_are_read() -> None:
+    """Logs and exports have them."""
+    events = (
+        Event(1, 7, "a", None, "s", None, "timer", {"n": 1}, "full"),
+        Event(2, 7, "b", None, None, None, None, {}),
+    )
+    assert decode_events(encode_json([event_to_row(event) for event in events])) == events
+
+
+def test_events_of_a_newer_format_are_refused() -> None:
+    with pytest.raises(UnknownFormat, match="event format 3"):
+        decode_events(b"[3,1,2]")
 
 
 def test_a_read_only_mapping_is_written_like_a_dictionary() -> None:
