@@ -139,6 +139,26 @@ def test_what_was_typed_offline_survives_the_page_and_is_said_once(server: Serve
 
 
 @pytest.mark.needs("browser")
+def test_an_outbox_that_is_closed_at_once_is_held_by_nobody(server: ServerProcess, site: str) -> None:
+    """Its lock may come after the closing; the next client of the page takes its commands over."""
+    with running_browser() as browser:
+        page = browser.new_page()
+        page.goto(site)
+        page.add_script_tag(url="/tab.js", type="module")
+        page.wait_for_function("() => Boolean(globalThis.begin)")
+        at_once = "begin(...given).catch(() => {}); chat.send('hello'); parley.close();"
+        page.evaluate(f"(given) => {{ {at_once} }}", [server.url, token(), "c1"])
+        page.wait_for_function(
+            "navigator.locks.query().then(({ held, pending }) => held.length + pending.length === 0)"
+        )
+        page.evaluate("(given) => begin(...given)", [server.url, token(), "c2"])
+        page.wait_for_function("() => parley.unacknowledged === 0 && localStorage.length === 0")
+        page.evaluate("([url, token]) => begin(url, token, 'c1')", [server.url, token()])
+        said = "chat.messages.filter(({ role }) => role === 'user').map(({ text }) => text)"
+        page.wait_for_function(f"{said}.length === 1")
+
+
+@pytest.mark.needs("browser")
 def test_what_was_typed_while_the_server_was_away_is_said_once_after_a_reload(
     tmp_path: Path, site: str
 ) -> None:

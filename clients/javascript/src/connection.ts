@@ -388,11 +388,11 @@ export function createConnection(url: string, options: ParleyOptions) {
       throw new ParleyError("This runtime has no WebSocket: give one as the option `WebSocket`.");
     }
     socket = new Socket(url, protocol.SUBPROTOCOL);
-    const stopWaiting = clock.callLater(HANDSHAKE_TIMEOUT_MS, () =>
+    stopTimer = clock.callLater(HANDSHAKE_TIMEOUT_MS, () =>
       lost(protocol.CLOSE_ABNORMAL, "no answer to the handshake"),
     );
     socket.onopen = () => {
-      stopWaiting();
+      stopTimer();
       trouble = null;
       perform(() => session.opened(given));
     };
@@ -400,10 +400,7 @@ export function createConnection(url: string, options: ParleyOptions) {
       record("in", String(data));
       perform(() => session.receive(data));
     };
-    socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
-      stopWaiting();
-      lost(code, reason);
-    };
+    socket.onclose = ({ code, reason }: { code: number; reason: string }) => lost(code, reason);
     socket.onerror = () => {}; // close follows, and says what can be known
   }
 
@@ -489,6 +486,14 @@ export function createConnection(url: string, options: ParleyOptions) {
 
     /** Whether the server has said welcome, and nothing has ended since. */
     isOnline: () => session.isOnline() && !fatal,
+
+    /** Have a stream told what happens to the connection. */
+    watch(stream: Stream<ConnectionEvent>): void {
+      watchers.add(stream);
+      if (fatal) {
+        stream.finish();
+      }
+    },
 
     /** Who the server takes this client for. */
     principal: () => welcome?.principal ?? null,

@@ -161,7 +161,10 @@ export function browserOutbox(
   return {
     async open(server) {
       url = server;
-      locks?.request(prefix + box, () => new Promise<void>((resolve) => (letGo = resolve))).catch(() => {});
+      const held = new Promise<void>((resolve) => {
+        letGo = resolve;
+      });
+      locks?.request(prefix + box, () => held).catch(() => {});
       const found: [number, Entry][] = [];
       const places = Object.keys(storage).filter((place) => place.startsWith(prefix));
       for (const other of new Set(

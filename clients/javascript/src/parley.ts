@@ -240,10 +240,10 @@ export class Parley {
 
   /** Iterate over what happens to the connection from now on; ends when it is closed for good. */
   connectionEvents(options: { signal?: AbortSignal } = {}): Stream<ConnectionEvent> {
-    const { watchers, eventBuffer } = this.#connection;
+    const { watch, watchers, eventBuffer } = this.#connection;
     const leave = () => watchers.delete(stream);
     const stream: Stream<ConnectionEvent> = new Stream(eventBuffer, leave, options.signal);
-    watchers.add(stream);
+    watch(stream);
     return stream;
   }
 

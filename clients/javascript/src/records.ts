@@ -152,7 +152,7 @@ export interface Receipt {
 
 /** Tell what a value of JSON is: `typeof`, but for lists and null. */
 export const kindOf = (value: unknown) =>
-  value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
+  value === null ? value : Array.isArray(value) ? "array" : typeof value;
 
 /** Return a JSON object, or an empty one where it is something else. */
 export const mapping = (value: unknown): Raw => (kindOf(value) === "object" ? (value as Raw) : {});

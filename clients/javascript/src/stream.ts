@@ -19,13 +19,14 @@ export class Stream<T> implements AsyncIterableIterator<T> {
   #error: unknown = null;
   #wake: () => void = () => {};
   #left: (() => void) | null;
+  #unhear = () => {};
 
   /** @internal */
   constructor(limit: number, onLeave: (() => void) | null = null, signal?: AbortSignal) {
     this.#limit = limit;
     this.#left = onLeave;
     if (signal) {
-      whenAborted(signal, (reason) => this.#leave(reason));
+      this.#unhear = whenAborted(signal, (reason) => this.#leave(reason));
     }
   }
 
@@ -55,6 +56,7 @@ export class Stream<T> implements AsyncIterableIterator<T> {
       this.#error = error;
       this.#ended = true;
       this.#left = null;
+      this.#unhear();
       this.#wake();
     }
   }

@@ -18,7 +18,7 @@ import {
   TokenExpired,
   TurnFailed,
 } from "../src/index.js";
-import { FakeServer, message, settled, VirtualClock } from "./fakes.js";
+import { FakeServer, LongSignal, message, settled, VirtualClock } from "./fakes.js";
 
 let server: FakeServer;
 let clock: VirtualClock;
@@ -90,6 +90,25 @@ describe("a turn", () => {
     }
     expect(found).toEqual(["message.delta", "message.completed", "turn.completed"]);
     expect(stream).toMatchObject({ accepted: true, duplicate: false, turn: { text: "Hello", state: "ask" } });
+  });
+
+  it("leaves nothing at a signal that lives on", async () => {
+    const signal = new LongSignal();
+    const chat = parley.conversation("c1");
+    const [stream, asked] = [
+      chat.send("hi", { signal, idempotencyKey: "key-0001" }),
+      chat.ask("ho", { signal }),
+    ];
+    const reader = chat.events({ signal });
+    await settled();
+    expect(signal.listeners).toBe(3);
+    const ended = { status: "completed", result: turn("Hello"), offset: 0 };
+    server.ack(server.last("process"), ended);
+    server.ack(server.last("process"), ended);
+    await clock.advance(1_000);
+    reader.close();
+    expect([stream.ended, (await asked).text]).toEqual([true, "Hello"]);
+    expect(signal.listeners).toBe(0);
   });
 
   it("of an ack's result ends without its events, too", async () => {
@@ -278,6 +297,32 @@ describe("the connection", () => {
     expect(() => chat.send("more")).toThrow(ConnectionClosed);
     await clock.advance(60_000);
     expect(server.sockets.length).toBe(1);
+  });
+
+  it("tells nobody any more once it is closed", async () => {
+    const events = parley.connectionEvents();
+    await parley.close();
+    const told = [];
+    for (const stream of [events, parley.connectionEvents()]) {
+      for await (const { state } of stream) {
+        told.push(state);
+      }
+    }
+    expect(told).toEqual(["closed"]);
+  });
+
+  it("holds the process no longer when it is closed in the middle of opening", async () => {
+    const opened = parley.connect().catch((error) => error);
+    await Promise.resolve();
+    server.greets = false;
+    while (!server.sockets.length) {
+      await Promise.resolve();
+    }
+    const closed = parley.close();
+    expect(await opened).toBeInstanceOf(ConnectionClosed);
+    await closed;
+    await settled();
+    expect(clock.waiting).toBe(0);
   });
 
   it("asks for fresh tokens, and ends with a plain one that has expired", async () => {

@@ -11,6 +11,11 @@ export class VirtualClock implements Clock {
     return this.#now;
   }
 
+  /** How many calls are due some time. */
+  get waiting(): number {
+    return this.#due.length;
+  }
+
   callLater(delayMs: number, callback: () => void): () => void {
     const call = { at: this.#now + delayMs, callback };
     this.#due.push(call);
@@ -157,6 +162,22 @@ export class FakeSocket implements SocketLike {
   end(code: number): void {
     this.onclose?.({ code, reason: "" } as never);
   }
+}
+
+/** A signal that is never aborted, and knows who listens. */
+export class LongSignal extends EventTarget implements AbortSignal {
+  readonly aborted = false;
+  readonly reason = undefined;
+  onabort = null;
+  listeners = 0;
+
+  override addEventListener(): void {
+    this.listeners += 1;
+  }
+  override removeEventListener(): void {
+    this.listeners -= 1;
+  }
+  throwIfAborted(): void {}
 }
 
 export class MemoryStorage implements Storage {
