@@ -47,10 +47,8 @@ _CAUSES: Final = (
     (r"not known|nodename nor servname|No address", "no host has such a name: correct PARLEY_STORE"),
     (r"name resolution", "its hosts' names cannot be looked up now: see that the name service runs"),
     (r"Errno (111|61)\b|Connection refused", f"nothing listens there: {_LOOK}"),
-    (
-        r"No primary|No replica set members",
-        "its members have elected none: if that lasts, look at rs.status()",
-    ),
+    (r"No primary", "its members have elected none: if that lasts, look at rs.status()"),
+    (r"No replica set members", f"no member of its replica set answers: {_LOOK}"),
     (r"timed out|unreachable|No route", "its hosts do not answer: look at them, and at the way to them"),
 )
 """What the text of a failed search for a primary has in it, why none was found, and what to do."""

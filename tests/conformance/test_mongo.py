@@ -867,7 +867,7 @@ async def test_what_fails_after_its_caller_has_gone_is_no_error_in_the_log(
     told: list[str] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: told.append(context["message"]))
-    async with store_on(patient(mongo_server, 500), clock) as store:
+    async with store_on(patient(mongo_server, 1_500), clock) as store:
         record = await committed(store, conversation())
         mongo_server.pause()
         waiting = [
@@ -1042,7 +1042,7 @@ async def test_credentials_that_the_server_does_not_take_are_refused(driver: Dri
 @away
 async def test_another_replica_set_is_refused(mongo_server: MongoServer) -> None:
     with pytest.raises(StoreRefused, match="check replicaSet in the URL"):
-        await MongoStore(f"{mongo_server.url}/?replicaSet=none&timeoutMS=400").open()
+        await MongoStore(f"{mongo_server.url}/?replicaSet=none&timeoutMS=1500").open()
 
 
 @away

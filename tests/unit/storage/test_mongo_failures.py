@@ -37,6 +37,7 @@ TOLD: dict[str, tuple[PyMongoError, str]] = {
         search("No primary available for writes"),
         "elected none: if that lasts, look at rs.status",
     ),
+    "no member": (search("No replica set members found yet"), "no member of its replica set answers: see"),
     "silence": (search("h:1: timed out"), "do not answer: look at them"),
     "certificate": (
         search("SSL handshake failed: h:1: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"),
