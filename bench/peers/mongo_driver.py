@@ -23,7 +23,7 @@ from storage.mongo.schema import INDEXES, make
 
 BODY: Final = os.urandom(2000)
 ACCEPTED: Final = os.urandom(512)
-EVENTS: Final = os.urandom(2150)
+EVENTS: Final = os.urandom(1640)
 
 
 class Log:
