@@ -715,6 +715,21 @@ def test_a_stream_of_20_kb_of_markdown_costs_as_many_operations_as_it_has_charac
     assert spent[1] < spent[0] * 2.3
 
 
+def test_a_question_is_shown_once_while_its_form_is_open(scripted: Scripted) -> None:
+    """The message that says the same is back in its place when the form is gone."""
+    widget, script = scripted()
+    words = "\n".join(str(question["text"]) for question in QUESTIONS)
+    asked = pending("clarification", pending_id="p2", prompt=words, questions=QUESTIONS)
+    script.events(("message.completed", script.message(words)), ("clarification.requested", asked))
+    form = widget.panel.get_by_role("form", name="Some questions")
+    expect(form.get_by_label("Which day?")).to_be_visible()
+    message = widget.page.locator(".log .message")
+    expect(message).to_be_hidden()
+    script.events(("pending.expired", {"pending_id": "p2", "kind": "clarification", "decided": None}))
+    expect(form).to_have_count(0)
+    expect(message).to_be_visible()
+
+
 def test_people_decide_with_edits_and_are_told_who_was_faster(scripted: Scripted) -> None:
     widget, script = scripted()
     script.events(("clarification.requested", pending("clarification", pending_id="p2", questions=QUESTIONS)))

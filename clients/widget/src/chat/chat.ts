@@ -6,6 +6,7 @@ import {
   type ConnectionEvent,
   type Conversation,
   type KeptCommand,
+  type Message,
   type OutboxStore,
   Parley,
   ParleyError,
@@ -542,7 +543,9 @@ class Chat implements Mounted {
     const others =
       snapshot.state?.status === "waiting_acceptance" && !requests.some(({ kind }) => kind === "acceptance");
     this.#log.others(others);
-    this.#log.asking(requests.some(({ kind }) => kind === "clarification"));
+    const form = requests.findLast(({ kind }) => kind === "clarification");
+    const asks = ({ role, text }: Message) => role !== "user" && text === form?.prompt;
+    this.#log.asking(form !== undefined, form && this.#chat.messages.findLast(asks)?.message_id);
   }
 
   /** Something came that the person did not say. */

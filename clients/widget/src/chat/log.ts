@@ -46,6 +46,7 @@ export class Log {
   readonly #watcher: IntersectionObserver;
   readonly #sizes: ResizeObserver;
   #offered: HTMLElement | null = null;
+  #said: HTMLElement | undefined; // in an open form
   #atEnd = true;
   #top = 0; // how far it was scrolled
   #frame = 0;
@@ -258,9 +259,15 @@ export class Log {
     if (on) this.#watcher.observe(this.#earlier);
   }
 
-  /** Whether a form asks the same as the newest message, whose buttons would say it twice. */
-  asking(asks: boolean): void {
+  /** Whether a form asks, which the buttons of the newest message would say twice; and the message that says the same. */
+  asking(asks: boolean, id: string | undefined): void {
     this.element.classList.toggle("asking", asks);
+    const said = id === undefined ? undefined : this.#known.get(id);
+    if (said !== this.#said) {
+      if (this.#said) this.#said.hidden = false;
+      if (said) said.hidden = true;
+      this.#said = said;
+    }
   }
 
   /** Whether somebody else has to decide. */
