@@ -28,17 +28,35 @@ _AT_ONCE: Final = 200
 
 
 async def restore(database: Any, record: Conversation, source: Iterable[EventBatch], now: TimeMs) -> bool:
-    """See ``ConversationStore.restore``. What has an epoch that no record names is nowhere to be seen."""
+    """See ``ConversationStore.restore``. What has an epoch that no record names is nowhere to be seen.
+
+    Where its caller is cancelled, it ends the portion that it is at, removes what it wrote, and only then is
+    cancelled: no call of the driver's is cut (see ``uncut``), and nothing comes behind the removal.
+    """
+    given_up = asyncio.Event()
+    restoring = asyncio.ensure_future(_restore(database, record, source, now, given_up))
+    restoring.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+    try:
+        return await asyncio.shield(restoring)
+    except asyncio.CancelledError:
+        given_up.set()
+        await asyncio.wait((restoring,))
+        raise
+
+
+async def _restore(
+    database: Any, record: Conversation, source: Iterable[EventBatch], now: TimeMs, given_up: asyncio.Event
+) -> bool:
     key = (record.tenant_id, record.conversation_id)
     taken, _ = await _epoch_of(database, key)
     if taken:
         return False
     try:
-        accepted = await _write_log(database, record, source)
+        accepted = await _write_log(database, record, source, given_up)
     except BaseException:
-        await asyncio.shield(_remove(database, key, record.epoch))
+        await _remove(database, key, record.epoch)
         raise
-    return await asyncio.shield(_show(database, record, accepted, now))
+    return await _show(database, record, accepted, now)
 
 
 async def _show(database: Any, record: Conversation, accepted: int, now: TimeMs) -> bool:
@@ -61,19 +79,24 @@ async def _show(database: Any, record: Conversation, accepted: int, now: TimeMs)
     return inserted
 
 
-async def _write_log(database: Any, record: Conversation, source: Iterable[EventBatch]) -> int:
-    """Put the log there; return the filter of the keys in it."""
+async def _write_log(
+    database: Any, record: Conversation, source: Iterable[EventBatch], given_up: asyncio.Event
+) -> int:
+    """Put the log there; return the filter of the keys in it. Raises CancelledError once it is given up."""
     entries = _entries(record, source)
     key = (record.tenant_id, record.conversation_id)
     accepted = 0
-    while portion := await asyncio.to_thread(lambda: list(islice(entries, _AT_ONCE))):
+    while not given_up.is_set():
+        portion = await asyncio.to_thread(lambda: list(islice(entries, _AT_ONCE)))
+        if not portion:
+            return accepted
         placed = [Placed(*key, entry) for _, entry in portion]
         for (batch, entry), error in zip(portion, await log.write(database, placed), strict=True):
             if error is not None:
                 await _make_way(database, record, batch, entry)
             if batch.key is not None:
                 accepted = with_key(accepted, batch.key)
-    return accepted
+    raise asyncio.CancelledError
 
 
 def _entries(record: Conversation, source: Iterable[EventBatch]) -> Iterator[tuple[EventBatch, Document]]:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from storage.base import StorageError, StoreRefused
+from storage.mongo.driver import uncut
 from storage.mongo.failures import REFUSED_CREDENTIALS, translated
 
 OLDEST: Final = (6, 0)
@@ -50,8 +51,9 @@ async def hello(client: Any) -> Mapping[str, Any]:
     return answer
 
 
+@uncut
 async def inspect(client: Any) -> ServerInfo:
-    """Return what the server is.
+    """Return what the server is. Uncut, as who gives up closes the client, which takes the driver's locks.
 
     Raises:
         StoreRefused: it will not do, or does not take the credentials; the message mends it.
@@ -106,12 +108,16 @@ def refusal(error: PyMongoError) -> StorageError:
     return translated(error)
 
 
+@uncut
 async def measure(
     client: Any,
     take: Callable[[datetime, float, float], None],
     monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Ask the primary for its time and hand it over, with the readings before and after."""
+    """Ask the primary for its time and hand it over, with the readings before and after.
+
+    Uncut, as it waits for the pool with everybody else, and a store that closes gives it up.
+    """
     asked_at = monotonic()
     said = await hello(client)
     told = said.get("localTime")
