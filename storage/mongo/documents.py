@@ -39,6 +39,7 @@ class Known(NamedTuple):
     listing: Listing | None = None
     waits: tuple[Wait, ...] = ()
     accepted: int | None = 0
+    epoch: str = ""
 
 
 NOTHING: Final = Known(0, 0)
@@ -121,6 +122,7 @@ def next_known(commit: Commit, known: Known, entry: Document | None) -> Known:
         listing,
         waits,
         accepts,
+        record.epoch,
     )
 
 
@@ -184,6 +186,7 @@ def known_of(document: Mapping[str, Any]) -> Known:
         listing,
         waits_in(document),
         accepted.from_bytes(document["accepted"]) if "accepted" in document else None,
+        document["epoch"],
     )
 
 

@@ -217,7 +217,7 @@ class MongoStore:
 
     def _loaded(self, key: Key, document: Document) -> Conversation:
         known = self._known.get(key)
-        if known is None or known.revision != document["revision"]:
+        if known is None or (known.revision, known.epoch) != (document["revision"], document["epoch"]):
             # An older one, too: after its tombstone has gone, a conversation begins at revision 1 again.
             self._known.put(key, known_of(document))
         return record_of(document)
@@ -593,5 +593,5 @@ def _left(deadline: float) -> float:
 
 def _is_at(known: Known | None, commit: Commit) -> bool:
     """Tell whether the conversation is where a commit's writer read it."""
-    expected = commit.expected
-    return known is not None and (known.revision, known.fence) == (expected.revision, expected.fence)
+    at = (commit.expected.revision, commit.expected.fence, commit.record.epoch)
+    return known is not None and (known.revision, known.fence, known.epoch) == at

@@ -221,6 +221,21 @@ async def test_what_was_deleted_does_not_come_back_over_what_began_anew(
     assert await two.load(TENANT, ID) == fresh
 
 
+async def test_what_is_known_of_a_deleted_conversation_is_not_taken_for_the_new_ones(
+    instances: Callable[[], Any], mongo_url: str
+) -> None:
+    """Nor by an instance that reads the new one while that has the old one's revision."""
+    one, two = await instances(), await instances()
+    record = await committed(one, conversation(), key="old")
+    await buried(two, record)
+    await two.remove_events(TENANT, ID)
+    with inside(mongo_url) as database:
+        assert database.conversations.delete_one({"conversation_id": ID}).deleted_count == 1
+    fresh = await committed(two, replace(conversation(), epoch="e2"), key="new", commit_id="fresh")
+    assert await one.load(TENANT, ID) == fresh
+    assert await one.commit(next_commit(fresh, key="new")) is CommitOutcome.DUPLICATE
+
+
 # -- the log behind the record ----------------------------------------------------------------------
 
 
