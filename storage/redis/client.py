@@ -92,7 +92,7 @@ class Client(Link):
             raise Away(self.reason or "is not connected")
         call = asyncio.get_running_loop().create_task(self._bounded(self._redis, work))
         self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(self._ended)
         return await asyncio.shield(call)
 
     async def tell(self, commands: list[Command]) -> None:
@@ -109,6 +109,11 @@ class Client(Link):
             await self.call(send)
 
     # ----------------------------------------------------------------------------------------------
+
+    def _ended(self, call: asyncio.Task[Any]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # somebody may have gone; that is no news
 
     async def _bounded(self, redis: Commands, work: Callable[[Commands], Awaitable[T]]) -> T:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from typing import Final, cast
 
@@ -129,6 +130,23 @@ async def test_who_gives_up_gets_nobody_elses_answer(redis_server: RedisServer) 
             assert await here.cache.get(str(n)) == b"%d" % n
         with redis_server.client() as client:
             assert client.info("stats")["total_connections_received"] <= 5
+
+
+async def test_what_fails_after_its_caller_has_gone_is_no_error_in_the_log(redis_server: RedisServer) -> None:
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: told.append(context["message"]))
+    async with instances(redis_server.url, 1) as (here,):
+        redis_server.pause()
+        impatient = asyncio.create_task(here.cache.get("a"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        impatient.cancel()
+        assert await here.cache.get("a") is None  # asked later, so the other has failed before
+        del impatient
+        redis_server.resume()
+    gc.collect()
+    assert told == []
 
 
 async def test_an_instance_that_died_is_not_present(redis_server: RedisServer) -> None:
