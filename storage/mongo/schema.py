@@ -76,7 +76,7 @@ def _is_other(index: Index, there: Mapping[str, Any]) -> bool:
     found = there.get(index.name)
     if found is None:
         return False
-    keys = tuple((name, int(direction)) for name, direction in found["key"])
+    keys = tuple((name, direction) for name, direction in found["key"])  # 1, 1.0, or a word such as hashed
     return keys != index.keys or bool(found.get("unique")) != bool(index.options.get("unique"))
 
 
