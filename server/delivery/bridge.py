@@ -154,13 +154,21 @@ class Bridge:
         self._bus.publish(channel, payload)
 
     async def listen(self, channel: str) -> None:
-        """Return once what others publish on ``channel`` is received."""
+        """Want ``channel``, and return once what others publish on it is received."""
+        self.want(channel)
+        await self.heard(channel)
+
+    def want(self, channel: str) -> None:
+        """Have ``channel`` received from the next ``heard`` on."""
         self._wanted[channel] += 1
+
+    async def heard(self, channel: str) -> None:
+        """Return once what others publish on a wanted channel is received, or nobody wants it any more."""
         while channel in self._wanted and channel not in self._active:
             await asyncio.shield(self._settled(channel))
 
     def leave(self, channel: str) -> None:
-        """Receive ``channel`` no more, soon, unless somebody else wants it. Once for each ``listen``."""
+        """Receive ``channel`` no more, soon, unless somebody else wants it. Once for each ``want``."""
         self._wanted[channel] -= 1
         if self._wanted[channel] <= 0:
             del self._wanted[channel]

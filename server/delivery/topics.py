@@ -54,9 +54,11 @@ class Topics:
         topic = self._topics.get(key)
         if topic is None:
             topic = self._topics[key] = Topic(*key, self._presence)
+            if self._bridge is not None:
+                self._bridge.want(channel_of(*key))  # once a topic: ``settle`` leaves once, too
         subscription = topic.add(watcher)
         if self._bridge is not None:
-            await self._bridge.listen(channel_of(*key))
+            await self._bridge.heard(channel_of(*key))
         return subscription
 
     def detach(self, subscription: Subscription) -> None:

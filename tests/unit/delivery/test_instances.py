@@ -127,6 +127,26 @@ async def test_an_instance_hears_only_of_what_its_own_sockets_watch() -> None:
     assert bus.heard == 1
 
 
+async def test_what_several_watched_again_and_again_is_heard_no_more_once_all_have_gone() -> None:
+    log, shared = Log(), BusHub()
+    bus = ListeningBus(shared)
+    here, there = Instance(log, MemoryBus(shared), ManualTime()), Instance(log, bus, ManualTime())
+    await log.say()
+    watchers = FakeWatcher(), FakeWatcher()
+    for watcher in (*watchers, watchers[0]):
+        await watch(there.hub, watcher)
+    here.hub.publish(await log.say())
+    await loops()
+    heard = bus.heard
+    assert heard > 0
+    for watcher in watchers:
+        there.hub.drop(watcher)
+    await loops()
+    here.hub.publish(await log.say())
+    await loops()
+    assert bus.heard == heard
+
+
 async def test_a_quick_leave_and_return_still_hears() -> None:
     log = Log()
     here, there = instances(log)
