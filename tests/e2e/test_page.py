@@ -174,15 +174,7 @@ def scripted(faq: Dev, opens: Opens) -> Callable[..., tuple[Visit, Script]]:
 def test_who_types_is_seen_until_they_stop_or_say_no_more(scripted: Scripted) -> None:
     visited, script = scripted()
     visited.page.clock.install()
-    dots = visited.page.locator("#working")
-    script.send("typing", user_id="desk", typing=True)
-    expect(dots).to_be_visible()
-    script.events(("message.completed", script.message("Yes?", "agent", user_id="desk")))
-    expect(dots).to_be_hidden()
-    script.send("typing", user_id="desk", typing=True)
-    expect(dots).to_be_visible()
-    visited.page.clock.fast_forward(7_000)
-    expect(dots).to_be_hidden()
+    script.desk_types(visited.page.locator("#working"))
 
 
 def test_the_page_does_what_the_golden_vectors_say(faq: Dev, opens: Opens) -> None:

@@ -793,14 +793,7 @@ def test_who_types_is_seen_until_they_stop_or_say_no_more(scripted: Scripted) ->
     expect(dots).to_be_visible()
     script.send("typing", user_id="desk", typing=False)
     expect(dots).to_be_hidden()
-    script.send("typing", user_id="desk", typing=True)
-    expect(dots).to_be_visible()
-    script.events(("message.completed", script.message("Yes?", "agent", user_id="desk")))
-    expect(dots).to_be_hidden()
-    script.send("typing", user_id="desk", typing=True)
-    expect(dots).to_be_visible()
-    widget.page.clock.fast_forward(7_000)
-    expect(dots).to_be_hidden()
+    script.desk_types(dots)
 
 
 def test_the_others_are_told_that_this_person_types_and_stops(scripted: Scripted) -> None:

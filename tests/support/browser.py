@@ -17,6 +17,7 @@ from playwright.sync_api import (
     Browser,
     BrowserContext,
     ConsoleMessage,
+    Locator,
     Page,
     WebSocketRoute,
     expect,
@@ -255,6 +256,20 @@ class Script:
             "offset": self.offset + 1,
             **fields,
         }
+
+    def desk_types(self, dots: Locator) -> None:
+        """Have somebody type, until they have said something and until they are heard of no more.
+
+        Each time ``dots`` are seen so long, and no longer. The page's clock has to be installed.
+        """
+        self.send("typing", user_id="desk", typing=True)
+        expect(dots).to_be_visible()
+        self.events(("message.completed", self.message("Yes?", "agent", user_id="desk")))
+        expect(dots).to_be_hidden()
+        self.send("typing", user_id="desk", typing=True)
+        expect(dots).to_be_visible()
+        self._page.clock.fast_forward(7_000)
+        expect(dots).to_be_hidden()
 
     def next(self, type_: str) -> dict[str, Any]:
         """Wait for the page's next frame of this type, and take it."""
