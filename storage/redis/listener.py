@@ -165,7 +165,8 @@ class Listener(Link):
         commands: list[tuple[str, list[bytes]]] = []
         for verb, channel in requests:
             if sharded:
-                self._leaving[channel] += verb == "unsubscribe"
+                if verb == "unsubscribe":
+                    self._leaving[channel] += 1
                 commands.append((f"s{verb}", [channel]))
             elif commands and commands[-1][0] == verb:
                 commands[-1][1].append(channel)
@@ -219,11 +220,10 @@ class Listener(Link):
 
     def _left(self, channel: bytes) -> None:
         """A node says that we hear a channel no more: because we asked, or because it has moved."""
-        if self._leaving[channel] > 0:
-            self._leaving[channel] -= 1
-            return
-        del self._leaving[channel]
-        if channel in self.channels:
+        expected = self._leaving.pop(channel, 0)
+        if expected > 1:
+            self._leaving[channel] = expected - 1
+        elif not expected and channel in self.channels:
             self._refuse(TryAgainError("the node gave the channel away"))
 
     def _refuse(self, error: ResponseError) -> None:

@@ -1,7 +1,10 @@
 """A Redis Cluster: sharded pub/sub, and keys where their slot is."""
 
 import asyncio
+import gc
+import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -137,6 +140,18 @@ async def test_a_channel_whose_slot_moves_is_followed(cluster: list[RedisServer]
                 here.publish(channel, b"1")
                 await asyncio.sleep(0.01)
         assert channel.encode() in shard_channels(cluster[1])
+
+
+async def test_a_channel_that_was_left_is_forgotten(cluster: list[RedisServer]) -> None:
+    def held(name: bytes) -> bool:
+        return any(type(each) in (Counter, dict, set) and name in each for each in gc.get_objects())
+
+    channel = f"parley:c:t:{secrets.token_hex(8)}"
+    async with opened(cluster[0]) as there:
+        await there.subscribe(channel, lambda payload: None)
+        assert held(channel.encode())
+        await there.unsubscribe(channel)
+        await eventually(lambda: not held(channel.encode()))
 
 
 async def test_a_node_that_dies_takes_only_its_channels_along(mortal: list[RedisServer]) -> None:
