@@ -55,6 +55,7 @@ class Servers(Generic[M]):
         self._members: dict[Place, M] = {}
         self._map: dict[int, Place] | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._moved = False
         self._closed = False
 
     def __iter__(self) -> Iterator[M]:
@@ -92,13 +93,21 @@ class Servers(Generic[M]):
         await asyncio.gather(*(member.close() for member in members.values()))
 
     def refresh_soon(self) -> None:
-        """Look who has what: somebody was told that a key has moved."""
+        """Look who has what: somebody was told that a key has moved. Where we do already, look again then."""
+        self._moved = True
         if not self._closed and (self._refreshing is None or self._refreshing.done()):
             self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
 
     # ----------------------------------------------------------------------------------------------
 
     async def _refresh(self) -> None:
+        while self._moved:
+            self._moved = False
+            await self._look_about()
+            self._routed()
+            await asyncio.sleep(REFRESH_PAUSE_S)  # a cluster that is being changed says MOVED many times
+
+    async def _look_about(self) -> None:
         for place in [*self._members, self._seed]:
             try:
                 found = await self._look(place)
@@ -109,8 +118,6 @@ class Servers(Generic[M]):
                 await self._settle()
                 _log.info("redis_cluster_changed", nodes=len(self._members))
             break
-        self._routed()
-        await asyncio.sleep(REFRESH_PAUSE_S)  # a cluster that is being changed says MOVED many times
 
     async def _look(self, place: Place) -> dict[int, Place] | None:
         """Ask a server which node has which slot; None where it is alone. Raises Away, BusRefused."""

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -140,6 +141,18 @@ async def test_a_channel_whose_slot_moves_is_followed(cluster: list[RedisServer]
                 here.publish(channel, b"1")
                 await asyncio.sleep(0.01)
         assert channel.encode() in shard_channels(cluster[1])
+
+
+async def test_slots_that_move_one_after_the_other_are_followed(mortal: list[RedisServer]) -> None:
+    """The second of them in the pause behind the look that the first one was worth."""
+    lower = (name for n in range(99) if key_slot((name := f"parley:c:t:{n}").encode()) < HALF)
+    async with opened(mortal[0]) as there:
+        channels = list(islice(lower, 3))
+        for channel in channels:
+            await there.subscribe(channel, lambda payload: None)
+        for channel in channels:
+            move(mortal, key_slot(channel.encode()), mortal[1])
+            await eventually(lambda channel=channel: channel.encode() in shard_channels(mortal[1]))  # type: ignore[misc]
 
 
 async def test_a_channel_that_was_left_is_forgotten(cluster: list[RedisServer]) -> None:
