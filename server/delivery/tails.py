@@ -48,7 +48,8 @@ class Tails:
         self._compare(topic for _, topic in self._topics)
 
     def _compare(self, topics: Iterable[Topic]) -> None:
-        self._left.update(dict.fromkeys(topics))
+        # Who is still being brought up is no concern of ours; while the store is away many come, and in vain.
+        self._left.update(dict.fromkeys(topic for topic in topics if topic.live))
         if self._left and not self._at_work:
             self._at_work = True
             self._catchup.spawn(self._work_off())

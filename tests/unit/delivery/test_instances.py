@@ -1,6 +1,7 @@
 """Several instances over one store and a bus that loses, doubles and reorders (invariant 3)."""
 
 import asyncio
+import gc
 import random
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,7 @@ from server.delivery.bridge import (
 )
 from server.delivery.hub import Elsewhere, Hub
 from server.delivery.tails import ROUND_TICKS
+from server.delivery.topic import Topic
 from server.engine.types import Publication
 from storage.base import StoreUnavailable
 from storage.memory.bus import BusHub, MemoryBus
@@ -367,6 +369,38 @@ async def test_a_lost_tail_is_healed_although_no_gap_shows() -> None:
         there.hub.tick(time.now)
         await settle(there.hub)
     assert collected(watcher) == [2]
+
+
+async def test_who_comes_in_vain_while_the_store_is_away_is_not_kept() -> None:
+    store, asked, answers = CountingLog(), asyncio.Event(), asyncio.Event()
+
+    async def read(tenant_id: str, conversation_id: str) -> Conversation | None:
+        if store.away:
+            asked.set()
+            await answers.wait()
+            raise StoreUnavailable("away")
+        return await store.load(tenant_id, conversation_id)
+
+    def topics() -> int:
+        gc.collect()
+        return sum(type(each) is Topic for each in gc.get_objects())
+
+    hub = Hub(store=store, read=read, now_ms=ManualTime(), bus=MemoryBus(BusHub()))
+    await watch(hub, FakeWatcher(), conversation_id="was there before")
+    before = topics()
+    store.away = True
+    for number in range(20):
+        asked.clear()
+        answers.clear()
+        coming = asyncio.ensure_future(watch(hub, FakeWatcher(), conversation_id=f"c{number}"))
+        await asked.wait()
+        for second in range(ROUND_TICKS):
+            hub.tick(second * 1000)
+            await settle(hub)
+        answers.set()
+        with pytest.raises(StoreUnavailable):
+            await coming
+    assert topics() - before <= 1, "that of the last, by the traceback of its refusal"
 
 
 async def test_two_who_want_one_channel_leave_it_one_by_one() -> None:
