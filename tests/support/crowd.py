@@ -17,6 +17,10 @@ from tests.support.server import SECRET, TENANT, token
 
 PEOPLE: Final = ("ann", "bob", "eve")
 """Their conversations have their names."""
+MOVES_ON: Final = frozenset(
+    {"pending", "running", "waiting_clarification", "waiting_acceptance", "waiting_timer", "waiting_event"}
+)
+"""The statuses that an execution leaves by itself: each of these waits has a deadline in what people talk to."""
 DECIDES: Final = ("acceptance:decide", "conversations:read")
 
 
@@ -129,10 +133,11 @@ class Crowd:
 
 
 async def _stand_still(name: str, watching: Sequence[Device]) -> None:
+    """Wait until all stand at the same place, and nothing but a person's word can lead on from there."""
     while True:
         states = [await device.state(name) for device in watching]
         at = {offset for offset, _ in states} | {device.cursor(name) for device in watching}
-        if len(at) == 1 and "running" not in {status for _, status in states}:
+        if len(at) == 1 and MOVES_ON.isdisjoint(status for _, status in states):
             return
         await asyncio.sleep(0.05)
 
