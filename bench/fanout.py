@@ -9,6 +9,7 @@ in any order.
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import cycle
@@ -149,7 +150,7 @@ class Fanout:
         self._all_heard.set()
 
 
-class Person(asyncio.Protocol):
+class Person(asyncio.Protocol, ABC):
     """One client: the speaker is number 0. Subclasses know how a server is greeted and spoken to."""
 
     path = "/v1/ws"
@@ -245,9 +246,9 @@ class Person(asyncio.Protocol):
     def on_upgraded(self) -> None:
         """Do what must come before the first message."""
 
+    @abstractmethod
     def on_payload(self, payload: bytes, frame: bytes) -> None:
         """Take anything else than the message that others have heard before."""
-        raise NotImplementedError
 
     def packet(self, frame: str) -> str:
         """Return a frame as it is sent."""
