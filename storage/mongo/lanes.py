@@ -1,8 +1,8 @@
 """Writes that wait at the same moment, gathered into one command.
 
 What a driver spends on a command (a connection, a session, a reply) and what a replica set spends on it
-(a journal write, a majority) is spent once for a group. Nothing waits for a group to fill: what has come
-while another group was under way goes together.
+(a journal write, a majority) is spent once for a group. What somebody waits for does not wait for a group to
+fill: what has come while another group was under way goes together.
 """
 
 import asyncio
@@ -44,6 +44,8 @@ class Lane(Generic[T, R]):
         groups: how many may be under way.
         items: the most in a group.
         size: the most bytes in a group, unless its first item alone is larger.
+        linger_s: how long the first item waits for others, and lets others have the event loop, unless
+            somebody is in a hurry.
     """
 
     def __init__(
@@ -53,14 +55,16 @@ class Lane(Generic[T, R]):
         groups: int,
         items: int,
         size: int,
+        linger_s: float = 0,
     ) -> None:
         self._run = run
         self._groups = groups
         self._items = items
         self._size = size
+        self._linger_s = linger_s
         self._queue: deque[_Waiting[T, R]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._called = False
+        self._called: asyncio.Handle | None = None
         self.queued_bytes = 0
 
     def submit(self, item: T, key: Hashable, size: int, deadline: float | None = None) -> asyncio.Future[R]:
@@ -71,21 +75,37 @@ class Lane(Generic[T, R]):
         waiting: _Waiting[T, R] = _Waiting(item, key, size, deadline)
         self._queue.append(waiting)
         self.queued_bytes += size
-        if not self._called and len(self._tasks) < self._groups:
-            self._called = True
-            asyncio.get_running_loop().call_soon(self._start)  # so that a burst goes together
+        if self._called is None and len(self._tasks) < self._groups:
+            self._call(self._linger_s)
         return waiting.outcome
+
+    def hurry(self) -> None:
+        """Have what is queued done as soon as there is room for a group."""
+        if self._called is not None:
+            self._call(0)
 
     async def drained(self) -> None:
         """Wait until everything that was submitted has its outcome."""
         while self._called or self._queue or self._tasks:
+            self.hurry()
             if self._tasks:
                 await asyncio.wait(self._tasks)
             else:
                 await asyncio.sleep(0)
 
+    def _call(self, after_s: float) -> None:
+        """Start what is queued, never at once: so that a burst goes together."""
+        self._not_called()
+        loop = asyncio.get_running_loop()
+        self._called = loop.call_later(after_s, self._start) if after_s else loop.call_soon(self._start)
+
+    def _not_called(self) -> None:
+        if self._called is not None:
+            self._called.cancel()
+            self._called = None
+
     def _start(self) -> None:
-        self._called = False
+        self._not_called()
         while self._queue and len(self._tasks) < self._groups:
             group = self._take()
             if not group:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any, Final
 
@@ -52,11 +52,13 @@ from storage.mongo.lanes import TOO_SLOW, Lane, check
 from storage.mongo.log import Placed
 from storage.mongo.schema import Index, compare, make
 from storage.mongo.server_info import ServerInfo, inspect, measure, refusal
-from storage.rules import check_commit, stored_batch
+from storage.rules import check_commit, execution_of, stored_batch
 
 UNFLUSHED_MAX_BYTES: Final = COMMIT_MAX_BYTES
 KNOWN_MAX_BYTES: Final = 64 * 1024 * 1024
 FLUSH_QUEUE_MAX_BYTES: Final = 16 * 1024 * 1024
+FLUSH_LINGER_S: Final = 0.005
+"""So long what is for the log waits for more of it, and for those whom the commit is told to first."""
 CLOSE_S: Final = 5.0
 PATIENCE_S: Final = 2.0
 _GROUP_ITEMS: Final = 64
@@ -144,7 +146,7 @@ class MongoStore:
             self._write_commits, groups=2, items=_GROUP_ITEMS, size=_GROUP_BYTES
         )
         self._flushes: Lane[Placed, None] = Lane(
-            self._write_log, groups=1, items=4 * _GROUP_ITEMS, size=_GROUP_BYTES
+            self._write_log, groups=1, items=4 * _GROUP_ITEMS, size=_GROUP_BYTES, linger_s=FLUSH_LINGER_S
         )
         if self._clock is not None:
             self._measuring = asyncio.get_running_loop().create_task(self._measure(self._clock))
@@ -235,6 +237,8 @@ class MongoStore:
             await asyncio.wait((other,))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._committing[key] = done
+        confirmed: set[str] = set()
+        self._confirming[key] = confirmed
         try:
             check(deadline)
             known = await self._known_before(key, commit)
@@ -244,9 +248,9 @@ class MongoStore:
                 check(deadline)
                 still = await self._known_now(key)
                 return CommitOutcome.DUPLICATE if _is_at(still, commit) else CommitOutcome.CONFLICT
-            return await self._change(key, commit, known, deadline)
+            return await self._change(key, commit, known, confirmed, deadline)
         finally:
-            del self._committing[key]
+            del self._committing[key], self._confirming[key]
             done.set_result(None)
 
     async def _known_before(self, key: Key, commit: Commit) -> Known | None:
@@ -278,24 +282,22 @@ class MongoStore:
         """Return until when a write that begins now may go on to its next step."""
         return asyncio.get_running_loop().time() + self._patience_s
 
-    async def _change(self, key: Key, commit: Commit, known: Known, deadline: float) -> CommitOutcome:
-        """Commit on ``known``. What comes into the log meanwhile need not be carried on."""
-        confirmed = self._confirming[key] = set()
-        try:
-            entry = entry_of(commit, known)
-            await self._make_way(key, commit, known, entry, deadline)
-            known = without(known, confirmed)
-            beside = next_known(commit, known, entry)
-            added = [wait for wait in beside.waits if wait not in known.waits]
-            if added:
-                check(deadline)
-                await waits.note(self._database, key, added, self.now())
-            change = commits.Change(commit, encode_record(commit.record), beside, confirmed)
-            size = len(change.body) + sum(map(entry_bytes, beside.unflushed))
-            self._known.forget(key)  # until it is known whether this one happened
-            outcome = await self._commits.submit(change, key, size, deadline)
-        finally:
-            del self._confirming[key]
+    async def _change(
+        self, key: Key, commit: Commit, known: Known, confirmed: Set[str], deadline: float
+    ) -> CommitOutcome:
+        """Commit on ``known``. What gets into the log meanwhile is ``confirmed``, and not carried on."""
+        entry = entry_of(commit, known)
+        await self._make_way(key, commit, without(known, confirmed), entry, deadline)
+        known = without(known, confirmed)
+        beside = next_known(commit, known, entry)
+        added = [wait for wait in beside.waits if wait not in known.waits]
+        if added:
+            check(deadline)
+            await waits.note(self._database, key, added, self.now())
+        change = commits.Change(commit, encode_record(commit.record), beside, confirmed)
+        size = len(change.body) + sum(map(entry_bytes, beside.unflushed))
+        self._known.forget(key)  # until it is known whether this one happened
+        outcome = await self._commits.submit(change, key, size, deadline)
         if outcome is CommitOutcome.COMMITTED:
             beside = without(beside, confirmed)
             self._known.put(key, beside)
@@ -311,18 +313,20 @@ class MongoStore:
         """Have in the log what has to be there before the commit. Raises StoreUnavailable, StorageError."""
         if commit.record.deleted_at is not None:
             await self._flushed(key, deadline)  # so that nothing of ours comes after the deletion
-        elif entry is not None and known.unflushed:
+        elif known.unflushed:
             carried = sum(map(entry_bytes, known.unflushed))
-            if carried + entry_bytes(entry) > UNFLUSHED_MAX_BYTES:
+            current = execution_of(commit.record)
+            if entry is not None and carried + entry_bytes(entry) > UNFLUSHED_MAX_BYTES:
                 await self._put(key, known.unflushed, deadline)
-            elif "starts" in entry and any("starts" in e for e in known.unflushed):
-                # Beside the record stands the current execution only: the one before must be found elsewhere.
+            elif any("starts" in e and e["execution_id"] != current for e in known.unflushed):
+                # Beside the record stands the current execution only: others must be found elsewhere.
                 with suppress(StorageError):
                     await self._put(key, known.unflushed, deadline)
 
     async def _put(self, key: Key, entries: Sequence[Document], deadline: float) -> None:
         """Put entries into the log, now. Raises StoreUnavailable, StorageError."""
         flushed = self._submit(key, entries)
+        self._flushes.hurry()
         _, late = await asyncio.wait(flushed, timeout=_left(deadline))
         if late:
             raise StoreUnavailable(TOO_SLOW)
@@ -363,6 +367,7 @@ class MongoStore:
         """Wait for what is on its way to a conversation's log."""
         late = [future for id_, future in self._flushing.items() if id_[:2] == key]
         if late:
+            self._flushes.hurry()
             await asyncio.wait(late, timeout=_left(deadline))
 
     def _confirm(self, placed: Placed) -> None:

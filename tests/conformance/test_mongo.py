@@ -644,6 +644,28 @@ async def test_a_burst_of_commits_shares_commands(instances: Callable[..., Any])
     assert not [name for name, _ in listener.sent if name == "find"], "what was written is known"
 
 
+async def test_a_batch_goes_to_the_log_once_also_while_keys_are_looked_for(
+    mongo_url: str, instances: Callable[..., Any]
+) -> None:
+    listener = Listener()
+    record = await committed(await instances(), conversation())
+    with inside(mongo_url) as database:
+        full = {"$set": {"accepted": b"\xff" * 512}}
+        database.conversations.update_one({"conversation_id": ID}, full)
+    store = await instances(event_listeners=[listener])
+    for n in range(100):
+        record = await committed(store, record, key=f"k{n}")
+    await store.close()
+    written = [
+        document["first_offset"]
+        for name, command in listener.sent
+        if name == "insert" and command["insert"] == "events"
+        for document in command["documents"]
+    ]
+    assert len([name for name, _ in listener.sent if name == "find"]) >= 100
+    assert [n for n in Counter(written).items() if n[1] > 1] == []
+
+
 HOSTILE = ('{"$gt": ""}', "$where", "a.b", "$ne", "\x00", "../t2", "' || '1'=='1")
 
 

@@ -20,7 +20,7 @@ PEOPLE: Final = ("ann", "bob", "eve")
 MOVES_ON: Final = frozenset(
     {"pending", "running", "waiting_clarification", "waiting_acceptance", "waiting_timer", "waiting_event"}
 )
-"""The statuses that an execution leaves by itself: each of these waits has a deadline in what people talk to."""
+"""The statuses that an execution leaves by itself: all these waits have deadlines in what people talk to."""
 DECIDES: Final = ("acceptance:decide", "conversations:read")
 
 

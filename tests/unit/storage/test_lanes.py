@@ -12,10 +12,12 @@ from storage.mongo.lanes import Lane
 class Work:
     """Runs groups when it is told to, and remembers them."""
 
-    def __init__(self, *, groups: int = 1, items: int = 3, size: int = 100) -> None:
+    def __init__(self, *, groups: int = 1, items: int = 3, size: int = 100, linger_s: float = 0) -> None:
         self.groups: list[list[str]] = []
         self._gates: list[asyncio.Future[Exception | None]] = []
-        self.lane: Lane[str, str] = Lane(self._run, groups=groups, items=items, size=size)
+        self.lane: Lane[str, str] = Lane(
+            self._run, groups=groups, items=items, size=size, linger_s=linger_s
+        )
 
     async def _run(self, group: Sequence[str]) -> Sequence[str | Exception]:
         self.groups.append(list(group))
@@ -130,6 +132,39 @@ async def test_what_has_no_turn_by_its_deadline_is_not_run() -> None:
     last = work.lane.submit("d", "d", 1, deadline=now)
     await work.lane.drained()
     assert isinstance(last.exception(), StoreUnavailable)
+
+
+async def test_a_group_lingers_until_somebody_is_in_a_hurry() -> None:
+    work = Work(items=2, linger_s=3600)
+    work.submit("a")
+    await settle()
+    work.submit("b", "c")
+    await settle()
+    assert work.groups == []
+    work.lane.hurry()
+    await settle()
+    assert work.groups == [["a", "b"]]
+    work.lane.hurry()  # for which there is no room yet
+    await work.go_on()
+    assert work.groups == [["a", "b"], ["c"]]
+    work.submit("d")
+    await work.go_on()  # of the group under way; the next goes with its end
+    assert work.groups == [["a", "b"], ["c"], ["d"]]
+    await work.go_on()
+    work.submit("e")
+    drained = asyncio.ensure_future(work.lane.drained())
+    await work.go_on()
+    await drained
+    assert work.groups[-1] == ["e"]
+
+
+async def test_a_group_lingers_no_longer_than_it_should() -> None:
+    work = Work(linger_s=0.001)
+    (told,) = work.submit("a")
+    while not work.groups:
+        await asyncio.sleep(0)
+    await work.go_on()
+    assert told.result() == "A"
 
 
 async def test_drained_waits_for_all_there_is() -> None:
