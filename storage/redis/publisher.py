@@ -1,4 +1,4 @@
-"""What is published on one server: by one worker, through redis-py's pipelines, from a bounded queue."""
+"""What is published on one server: by one worker, over one connection of redis-py, from a bounded queue."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from storage.redis.link import Link
@@ -60,29 +60,33 @@ class Publisher(Link):
                 await self._idle.wait()
 
     async def _live(self, visit: Visit) -> None:
-        redis = Redis.from_pool(visit.pool(max_connections=1))
+        connection: AbstractConnection = visit.pool().make_connection()  # type: ignore[no-untyped-call]
         try:
-            self._came(await visit.begin(redis.ping()))
+            self._came(await visit.begin(connection.connect()))  # type: ignore[no-untyped-call]
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.pace.ask_after):
                         await self._more.wait()
                 self._more.clear()
                 async with asyncio.timeout(self.pace.dead_after):
-                    await (self._publish(redis) if self._queue else redis.ping())
+                    await self._publish(connection)
         finally:
-            await redis.aclose()
+            await connection.disconnect(nowait=True)
 
-    async def _publish(self, redis: Redis) -> None:
-        """Send what has come together, with one write."""
-        pipeline = redis.pipeline(transaction=False)
+    async def _publish(self, connection: AbstractConnection) -> None:
+        """Send what has come together, with one write; a PING where nothing has."""
         verb = "SPUBLISH" if self.server.cluster else "PUBLISH"
-        while self._queue:
-            pipeline.execute_command(verb, *self._queue.popleft())
+        commands: list[tuple[str | bytes, ...]] = [(verb, *message) for message in self._queue]
+        if not commands:
+            commands.append(("PING",))
+        self._queue.clear()
         self._queued_bytes = 0
-        for reply in await pipeline.execute(raise_on_error=False):
-            if isinstance(reply, ResponseError):
-                self.refused = reply
-                self.on_error(reply)
+        await connection.send_packed_command(connection.pack_commands(commands))
+        for _ in commands:
+            try:
+                await connection.read_response()
+            except ResponseError as error:
+                self.refused = error
+                self.on_error(error)
         if not self._queue:
             self._idle.set()

@@ -15,9 +15,7 @@ class Work:
     def __init__(self, *, groups: int = 1, items: int = 3, size: int = 100, linger_s: float = 0) -> None:
         self.groups: list[list[str]] = []
         self._gates: list[asyncio.Future[Exception | None]] = []
-        self.lane: Lane[str, str] = Lane(
-            self._run, groups=groups, items=items, size=size, linger_s=linger_s
-        )
+        self.lane: Lane[str, str] = Lane(self._run, groups=groups, items=items, size=size, linger_s=linger_s)
 
     async def _run(self, group: Sequence[str]) -> Sequence[str | Exception]:
         self.groups.append(list(group))
