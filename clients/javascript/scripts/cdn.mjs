@@ -1,6 +1,6 @@
-// Writes what a page without a build loads, for a <script type="module">: dist/parley-client.min.js is the whole client
-// in one file; dist/parley-chat.min.js has `Parley` alone, and loads its REST side beside it at the first call over REST.
-// Fails where one is larger than its limit.
+// Writes what a page without a build loads, for a <script type="module">: dist/parley-client.min.js, which loads its REST
+// side from beside it at the first call over REST, and has no classes for what the server refuses (`code` tells that);
+// dist/parley-client.all.min.js is all of it in one file. Fails where one is larger than its limit.
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
@@ -10,9 +10,9 @@ import { minify } from "terser";
 const HERE = fileURLToPath(new URL("..", import.meta.url));
 /** Bytes, with gzip. */
 const LIMITS = {
-  "parley-chat.min.js": 12 * 1024,
-  "parley-chat.rest.min.js": 4.1 * 1024,
-  "parley-client.min.js": 15.75 * 1024,
+  "parley-client.min.js": 12 * 1024,
+  "parley-client.rest.min.js": 3.75 * 1024,
+  "parley-client.all.min.js": 16 * 1024,
 };
 const COMPRESS = {
   module: true,
@@ -38,12 +38,13 @@ for (const path of ["surface.json", "src/wire.ts"]) {
   }
 }
 
-async function write(file, contents, external = {}) {
-  const aside = {
-    name: "aside",
+/** Write a file; what it imports by a name in `beside` is in the file of that name next to it. */
+async function write(file, contents, beside = {}) {
+  const elsewhere = {
+    name: "elsewhere",
     setup: (building) =>
-      building.onResolve({ filter: /remote\.js$/ }, ({ path, kind }) =>
-        kind === "dynamic-import" && external[path] ? { path: external[path], external: true } : undefined,
+      building.onResolve({ filter: /^\.\// }, ({ path }) =>
+        beside[path] ? { path: `./${beside[path]}`, external: true } : undefined,
       ),
   };
   const { outputFiles } = await build({
@@ -57,7 +58,7 @@ async function write(file, contents, external = {}) {
     legalComments: "none",
     logLevel: "warning",
     write: false,
-    plugins: [aside],
+    plugins: [elsewhere],
   });
   const { code } = await minify(outputFiles[0].text, {
     module: true,
@@ -74,8 +75,15 @@ async function write(file, contents, external = {}) {
   }
 }
 
-await write("parley-chat.min.js", 'export { Parley } from "./index.js"', {
-  "./remote.js": "./parley-chat.rest.min.js",
+const surface = JSON.parse(readFileSync(`${HERE}surface.json`, "utf8"))["parley-client"];
+const isRefusal = (name) => name === "Refused" || (name in surface && isRefusal(surface[name].extends));
+const names = Object.keys(surface).filter(
+  (name) => ["class", "function", "constant"].includes(surface[name].kind) && !isRefusal(name),
+);
+await write("parley-client.min.js", `export { ${names} } from "./index.js"`, {
+  "./remote.js": "parley-client.rest.min.js",
 });
-await write("parley-client.min.js", 'export * from "./index.js"');
-await write("parley-chat.rest.min.js", 'export { createRemote } from "./remote.js"');
+await write("parley-client.rest.min.js", 'export { createRemote } from "./remote.js"', {
+  "./errors.js": "parley-client.min.js", // so that an error of either is of the same classes
+});
+await write("parley-client.all.min.js", 'export * from "./index.js"');

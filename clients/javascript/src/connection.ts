@@ -13,15 +13,14 @@ import {
   OutboxUnusable,
   ParleyError,
   Timeout,
-  TokenExpired,
 } from "./errors.js";
 import { createOutbox, OUTBOX_BYTES } from "./outbox.js";
 import type { ParleyOptions } from "./parley.js";
 import * as protocol from "./protocol.js";
 import type { Raw } from "./records.js";
-import { type ChatSide, createSession, type Output, type ShellSide } from "./session.js";
+import { type ChatSide, createSession, NEVER, type Output, type ShellSide } from "./session.js";
 import type { SocketClass, SocketLike } from "./sockets.js";
-import { type Stream, whenAborted } from "./stream.js";
+import { type Stream, streamInto, whenAborted } from "./stream.js";
 
 /** A token, or what is called for one at each connect and whenever the server asks for a fresh one. */
 export type Token = string | (() => string | null | Promise<string | null>);
@@ -34,7 +33,6 @@ const TOKEN_TIMEOUT_MS = 30_000;
 const REQUEST_TIMEOUT_MS = 30_000;
 /** How long a crowd that comes back online at one moment is spread. */
 const HINT_SPREAD_MS = 500;
-const NEVER = 1 / 0;
 
 /** What happened to the connection. */
 export interface ConnectionEvent {
@@ -67,8 +65,8 @@ interface Known {
   };
 }
 
-/** Return the time that a question may take. */
-export const limitOf = ({ timeoutMs = REQUEST_TIMEOUT_MS }: WaitOptions): number | null => timeoutMs;
+/** Return how long to wait for the answer to a question. */
+export const within = ({ timeoutMs = REQUEST_TIMEOUT_MS, signal }: WaitOptions) => ({ timeoutMs, signal });
 
 /** Return 128 random bits in the alphabet of conversation ids and idempotency keys. */
 const randomId = (): string => crypto.getRandomValues(new Uint32Array(4)).join("-");
@@ -168,7 +166,7 @@ export function createConnection(url: string, options: ParleyOptions) {
       const closed = new Promise<unknown>((resolve) => {
         last.onclose = resolve;
       });
-      await limit(closed, CLOSE_TIMEOUT_MS).catch(() => {});
+      await limit(closed, { timeoutMs: CLOSE_TIMEOUT_MS }).catch(() => {});
     }
   }
 
@@ -223,7 +221,7 @@ export function createConnection(url: string, options: ParleyOptions) {
       const error = how.error && errorFromWire(how.error);
       if (!how.reconnect) {
         end(error ?? new ConnectionClosed(how.code, how.reason));
-      } else if (error instanceof TokenExpired && !isRenewable) {
+      } else if (error?.code === "token_expired" && !isRenewable) {
         end(error); // the same token would be refused again
       } else if (!fatal) {
         const { code, reason, withinMs } = how;
@@ -307,8 +305,7 @@ export function createConnection(url: string, options: ParleyOptions) {
     perform(() => session.request(asker, frame));
     asked.add(asker);
     try {
-      const late = `no answer to ${frame.type} in time`;
-      return await limit(asker.promise, limitOf(options), late, options.signal);
+      return await limit(asker.promise, within(options), `no answer to ${frame.type} in time`);
     } finally {
       asked.delete(asker);
       session.withdraw(asker);
@@ -318,27 +315,22 @@ export function createConnection(url: string, options: ParleyOptions) {
   /** Wait for at most `timeoutMs` of this client's clock, and until `signal` is aborted. */
   function limit<T>(
     promise: Promise<T>,
-    timeoutMs: number | null | undefined,
+    { timeoutMs, signal }: WaitOptions,
     late = "the time is up",
-    signal?: AbortSignal,
   ): Promise<T> {
     const { promise: limited, resolve, reject } = waiter<T>();
+    const stop = timeoutMs == null ? null : clock.callLater(timeoutMs, () => reject(new Timeout(late)));
+    const unhear = signal && whenAborted(signal, reject);
     promise.then(resolve, reject);
-    const stops = [
-      timeoutMs != null && clock.callLater(timeoutMs, () => reject(new Timeout(late))),
-      signal && whenAborted(signal, reject),
-    ];
-    for (const stop of stops) {
-      if (stop) {
-        limited.then(stop, stop);
-      }
-    }
-    return limited;
+    return limited.finally(() => {
+      stop?.();
+      unhear?.();
+    });
   }
 
   /** Return a token from its source; null where there is none. What the source throws comes through. */
   async function getToken(): Promise<string | null> {
-    return isRenewable ? limit(Promise.resolve(token()), TOKEN_TIMEOUT_MS) : token;
+    return isRenewable ? limit(Promise.resolve(token()), { timeoutMs: TOKEN_TIMEOUT_MS }) : token;
   }
 
   // --- connecting ---------------------------------------------------------------------------
@@ -346,7 +338,7 @@ export function createConnection(url: string, options: ParleyOptions) {
   async function begin(): Promise<void> {
     try {
       const frames = (await outbox?.open(url)) ?? [];
-      for (const frame of [...frames].reverse()) {
+      for (const frame of frames.reverse()) {
         session.chat(frame.conversation_id).restore(frame);
       }
       restored = new Set(frames.map((frame) => frame.idempotency_key));
@@ -454,7 +446,6 @@ export function createConnection(url: string, options: ParleyOptions) {
 
   return {
     chats,
-    watchers,
     listeners,
     session,
     clock,
@@ -475,7 +466,7 @@ export function createConnection(url: string, options: ParleyOptions) {
       check();
       start();
       try {
-        await limit((opened as Waiter<void>).promise, limitOf(options), undefined, options.signal);
+        await limit((opened as Waiter<void>).promise, within(options));
       } catch (error) {
         void close();
         throw error instanceof Timeout
@@ -487,12 +478,13 @@ export function createConnection(url: string, options: ParleyOptions) {
     /** Whether the server has said welcome, and nothing has ended since. */
     isOnline: () => session.isOnline() && !fatal,
 
-    /** Have a stream told what happens to the connection. */
-    watch(stream: Stream<ConnectionEvent>): void {
-      watchers.add(stream);
+    /** Return what happens to the connection from now on. */
+    watch(signal: AbortSignal | undefined): Stream<ConnectionEvent> {
+      const stream = streamInto(watchers, eventBuffer, signal);
       if (fatal) {
         stream.finish();
       }
+      return stream;
     },
 
     /** Who the server takes this client for. */
@@ -521,17 +513,11 @@ export function guarded(call: () => void): void {
 function listen(hint: () => void): () => void {
   const { document } = globalThis;
   const onVisible = () => document.visibilityState === "visible" && hint();
-  const found: [EventTarget | undefined, string, () => void][] = [
-    [globalThis as unknown as EventTarget, "online", hint],
-    [globalThis as unknown as EventTarget, "pageshow", hint],
-    [document, "visibilitychange", onVisible],
-  ];
-  for (const [target, type, listener] of found) {
-    target?.addEventListener?.(type, listener);
-  }
-  return () => {
-    for (const [target, type, listener] of found) {
-      target?.removeEventListener?.(type, listener);
-    }
+  const each = (verb: "addEventListener" | "removeEventListener") => {
+    globalThis[verb]?.("online", hint);
+    globalThis[verb]?.("pageshow", hint);
+    document?.[verb]?.("visibilitychange", onVisible);
   };
+  each("addEventListener");
+  return () => each("removeEventListener");
 }

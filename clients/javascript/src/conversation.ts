@@ -6,13 +6,14 @@
  * @module
  */
 import { type Waiter, waiter } from "./clock.js";
-import { type Connection, guarded, limitOf } from "./connection.js";
-import { BadRequest, ConnectionClosed, errorFromWire, type ParleyError, TurnFailed } from "./errors.js";
+import { type Connection, guarded, within } from "./connection.js";
+import { ConnectionClosed, errorFromWire, type ParleyError, TurnFailed } from "./errors.js";
 import { type AnyEvent, type MessageDelta, parseEvent, type TypingNotice } from "./events.js";
 import { createMirror, type Mirror } from "./mirror.js";
 import * as protocol from "./protocol.js";
 import {
   type Cursor,
+  given,
   type HistoryPage,
   items,
   type JsonObject,
@@ -27,7 +28,7 @@ import {
   toState,
   toTurn,
 } from "./records.js";
-import { Stream } from "./stream.js";
+import { added, Stream, streamInto } from "./stream.js";
 
 /** How long the end of a turn that an ack told waits for the turn's events, which normally come with it. */
 const HOLD_MS = 1_000;
@@ -104,12 +105,6 @@ export class TurnStream extends Stream<AnyEvent> {
   duplicate = false;
   /** The turn, once it has ended well or badly. */
   turn: Turn | null = null;
-
-  /** @internal */
-  constructor(commandId: string, limit: number, onLeave: () => void, signal: AbortSignal | undefined) {
-    super(limit, onLeave, signal);
-    this.commandId = commandId;
-  }
 }
 
 /** One caller that waits for a command: with a stream (`send`) or with a promise (all others). */
@@ -213,15 +208,15 @@ export class Conversation {
    * @throws ConnectionClosed the client is closed.
    */
   send(text: string | SendOptions, options: SendOptions = {}): TurnStream {
-    const given = typeof text === "string" ? { ...options, text } : text;
-    const frame = this.#process(given);
-    const call = this.#call(given.idempotencyKey);
+    const told = typeof text === "string" ? { ...options, text } : text;
+    const frame = this.#process(told);
+    const call = this.#call(told.idempotencyKey);
     const leave = () => call.waiter.reject(null);
-    const stream = new TurnStream(call.key, this.#connection.eventBuffer, leave, given.signal);
-    call.stream = stream;
+    const stream = new TurnStream(this.#connection.eventBuffer, leave, told.signal);
+    call.stream = Object.assign(stream, { commandId: call.key });
     if (!stream.ended) {
       this.#command(frame, call);
-      this.#end(call, { timeoutMs: given.timeoutMs }).then(
+      this.#end(call, { timeoutMs: told.timeoutMs }).then(
         () => stream.finish(),
         (error) => stream.finish(error),
       );
@@ -239,8 +234,8 @@ export class Conversation {
    * @throws ConnectionClosed the connection has ended for good.
    */
   async ask(text: string | SendOptions, options: SendOptions = {}): Promise<Turn> {
-    const given = typeof text === "string" ? { ...options, text } : text;
-    return this.#run(this.#process(given), given);
+    const told = typeof text === "string" ? { ...options, text } : text;
+    return this.#run(this.#process(told), told);
   }
 
   /**
@@ -256,12 +251,12 @@ export class Conversation {
    * @throws ParleyError as `ask`.
    */
   async accept(pending: string | Pending, options: DecisionOptions = {}): Promise<Turn> {
-    return this.#run({ type: "acceptance", ...decisionBody(pending, true, options) }, options);
+    return this.#run({ type: "acceptance", ...protocol.decisionBody(pending, true, options) }, options);
   }
 
   /** Reject an acceptance request and wait for what follows; arguments and errors as `accept`. */
   async reject(pending: string | Pending, options: Omit<DecisionOptions, "edits"> = {}): Promise<Turn> {
-    return this.#run({ type: "acceptance", ...decisionBody(pending, false, options) }, options);
+    return this.#run({ type: "acceptance", ...protocol.decisionBody(pending, false, options) }, options);
   }
 
   /**
@@ -275,7 +270,7 @@ export class Conversation {
    * @throws ParleyError as `ask`.
    */
   async answer(pending: string | Pending, answers: JsonObject, options: CommandOptions = {}): Promise<Turn> {
-    return this.#run({ type: "clarification", ...answersBody(pending, answers) }, options);
+    return this.#run({ type: "clarification", ...protocol.answersBody(pending, answers) }, options);
   }
 
   /** Cancel what runs, clear slots, variables and context; throws as `ask`. */
@@ -339,10 +334,7 @@ export class Conversation {
    */
   events(options: { signal?: AbortSignal | undefined } = {}): Stream<AnyEvent> {
     this.#watch();
-    const leave = () => this.#streams.delete(stream);
-    const stream: Stream<AnyEvent> = new Stream(this.#connection.eventBuffer, leave, options.signal);
-    this.#streams.add(stream);
-    return stream;
+    return streamInto(this.#streams, this.#connection.eventBuffer, options.signal);
   }
 
   /**
@@ -355,11 +347,7 @@ export class Conversation {
     listener: (event: ConversationEvents[Type]) => void,
   ): () => void {
     this.#watch();
-    const entry = { type, listener };
-    this.#listeners.add(entry);
-    return () => {
-      this.#listeners.delete(entry);
-    };
+    return added(this.#listeners, { type, listener });
   }
 
   /**
@@ -373,8 +361,7 @@ export class Conversation {
     this.#watch();
     const { limit } = this.#connection;
     if (!this.#chat.isLive()) {
-      const late = "the conversation was not ready in time";
-      await limit(this.#ready.promise, limitOf(options), late, options.signal);
+      await limit(this.#ready.promise, within(options), "the conversation was not ready in time");
     }
   }
 
@@ -417,12 +404,12 @@ export class Conversation {
   #process(options: SendOptions): Raw {
     const { text, payload, metadata, processingHints: processing_hints } = options;
     if (text == null && payload == null) {
-      throw new BadRequest("give text or payload", { field: "content.text" });
+      throw errorFromWire({ code: "bad_request", message: "give text or payload", field: "content.text" });
     }
     const type = options.contentType ?? (payload == null ? "text" : "button");
     return {
       type: "process",
-      content: protocol.given({ type, text, payload, metadata }),
+      content: given({ type, text, payload, metadata }),
       flow_id: options.flowId ?? this.#defaults.flowId,
       channel: options.channel ?? this.#defaults.channel,
       user_id: options.userId ?? this.#defaults.userId,
@@ -445,7 +432,7 @@ export class Conversation {
   #command(frame: Raw, call: Call): void {
     this.#watch();
     const whole = {
-      ...protocol.given(frame),
+      ...given(frame),
       conversation_id: this.conversationId,
       idempotency_key: call.key,
     };
@@ -459,10 +446,10 @@ export class Conversation {
   }
 
   /** Wait for the end of a caller's turn, for as long as the caller wants to. */
-  async #end(call: Call, { timeoutMs, signal }: WaitOptions): Promise<Turn> {
+  async #end(call: Call, options: WaitOptions): Promise<Turn> {
     try {
-      const late = `the turn did not end within ${timeoutMs} ms; the command stands`;
-      return await this.#connection.limit(call.waiter.promise, timeoutMs, late, signal);
+      const late = `the turn did not end within ${options.timeoutMs} ms; the command stands`;
+      return await this.#connection.limit(call.waiter.promise, options, late);
     } finally {
       if (this.#calls.delete(call) && !this.#callsOf(call.key).length) {
         this.#chat.abandon(call.key);
@@ -492,7 +479,7 @@ export class Conversation {
 
   #ask(frame: Raw, options: WaitOptions): Promise<Raw> {
     this.#check();
-    const whole = protocol.given({ ...frame, conversation_id: this.conversationId });
+    const whole = given({ ...frame, conversation_id: this.conversationId });
     return this.#connection.request(whole, options).then(mapping);
   }
 
@@ -625,19 +612,3 @@ export class Conversation {
     }
   }
 }
-
-/** Return the fields of a decision about an acceptance request, on the wire and over REST. */
-export function decisionBody(pending: string | Pending, accepted: boolean, options: DecisionOptions): Raw {
-  const { pending_id, digest: shown } = shownOf(pending);
-  const { comment, edits, digest = shown } = options;
-  return { pending_id, accepted, comment, edits, digest };
-}
-
-/** Return the fields of answers to a clarification, on the wire and over REST. */
-export const answersBody = (pending: string | Pending, answers: JsonObject): Raw => ({
-  pending_id: shownOf(pending).pending_id,
-  answers,
-});
-
-const shownOf = (pending: string | Pending): { pending_id: string; digest?: string | null } =>
-  typeof pending === "string" ? { pending_id: pending } : pending;

@@ -22,12 +22,16 @@
  *     ├── OutboxUnusable              the outbox is in use, damaged, or somebody else's
  *     └── EventsOverflow              a slow reader of events was cut off; nothing is lost on the server
  *
+ * What was refused is made as one class, and for those below `Refused` `instanceof` goes by its `code`: so a bundler
+ * leaves out the classes that an application does not name.
+ *
  * @module
  */
 import type { Turn } from "./records.js";
 import type { ErrorBody } from "./wire.js";
 
-type Details = Readonly<Record<string, unknown>>;
+type Facts = Record<string, unknown>;
+type Details = Readonly<Facts>;
 
 /** What more is known of an error. */
 export interface ErrorOptions {
@@ -63,24 +67,71 @@ export class ParleyError extends Error {
   declare readonly docs: string | null;
 
   constructor(message: string, options: ErrorOptions = {}) {
-    const kind = new.target;
-    const { code = kind.code, temporary = kind.temporary, cause } = options;
-    const { retryAfterMs = null, field = null, details = null, suggestion = null, docs = null } = options;
-    super(message, cause ? { cause } : {});
-    // a bundler shortens class names, so the name is made from the code: timeout, Timeout
-    const name = kind.code.replace(/(^|_)./g, (letters) => letters.slice(-1).toUpperCase());
-    Object.assign(this, { name, code, temporary, retryAfterMs, field, details, suggestion, docs });
+    const { code, temporary } = new.target;
+    super(message, options.cause ? options : {});
+    const facts: Facts = {
+      code,
+      temporary,
+      retryAfterMs: null,
+      field: null,
+      details: null,
+      suggestion: null,
+      docs: null,
+    };
+    for (const name in facts) {
+      facts[name] = options[name as keyof ErrorOptions] ?? facts[name];
+    }
+    Object.assign(this, facts, { name: nameOf(code) });
+  }
+}
+
+/** Return what the class of a code is called, for a bundler shortens the names of classes: `timeout`, `Timeout`. */
+const nameOf = (code: string) => code.replace(/(^|_)./g, (letters) => letters.slice(-1).toUpperCase());
+
+/** A refusal, and so an instance of `Refused` and of those classes below it that its code belongs to. */
+class Refusal extends ParleyError {
+  get decided(): Details {
+    return (this.details?.decided ?? {}) as Details;
+  }
+
+  get missing(): readonly string[] {
+    return [this.details?.missing ?? []].flat().map(String);
   }
 }
 
 /** The server refused one request; nothing changed and the connection goes on. */
 export class Refused extends ParleyError {
   static override readonly code: string = "refused";
+  /** Of a family: the codes of its instances. @internal */
+  declare static readonly codes: readonly string[];
+
+  static override [Symbol.hasInstance](error: unknown): boolean {
+    // biome-ignore lint/complexity/noThisInStatic: the class that is asked about may be one below this one
+    return isOne(error, this);
+  }
+}
+
+/** Whether this is an error of `Refused` or of a class below it. */
+function isOne(error: unknown, kind: typeof Refused): boolean {
+  if (!(error instanceof Refusal)) {
+    return Function.prototype[Symbol.hasInstance].call(kind, error);
+  }
+  // what a class inherits says nothing about it: one that an application derives has no code of its own
+  const own = Object.hasOwn(kind, "code") ? [kind.code] : [];
+  const codes = Object.hasOwn(kind, "codes") ? kind.codes : own;
+  return kind === Refused || codes.includes(error.code);
 }
 
 /** A field is missing or has a wrong value. */
 export class BadRequest extends Refused {
   static override readonly code: string = "bad_request";
+  static override readonly codes = [
+    "bad_request",
+    "invalid_frame",
+    "unknown_type",
+    "payload_too_large",
+    "unsupported_media_type",
+  ];
 }
 
 /** What was sent is not a frame: too deep, a number beyond 2**53, a lone surrogate. */
@@ -106,6 +157,7 @@ export class UnsupportedMediaType extends BadRequest {
 /** The credential is missing or wrong. */
 export class Unauthorized extends Refused {
   static override readonly code: string = "unauthorized";
+  static override readonly codes = ["unauthorized", "token_expired"];
 }
 
 /** The credential was right once. */
@@ -116,6 +168,12 @@ export class TokenExpired extends Unauthorized {
 /** The credential does not allow this. */
 export class PermissionDenied extends Refused {
   static override readonly code: string = "permission_denied";
+  static override readonly codes = [
+    "permission_denied",
+    "tenant_inactive",
+    "origin_not_allowed",
+    "policy_violation",
+  ];
 }
 
 /** The organisation has been switched off. */
@@ -136,6 +194,13 @@ export class PolicyViolation extends PermissionDenied {
 /** There is no such thing, or it belongs to somebody else. */
 export class NotFound extends Refused {
   static override readonly code: string = "not_found";
+  static override readonly codes = [
+    "not_found",
+    "conversation_not_found",
+    "flow_not_found",
+    "execution_not_found",
+    "pending_not_found",
+  ];
 }
 
 /** The conversation does not exist, was deleted, or belongs to somebody else. */
@@ -161,6 +226,13 @@ export class PendingNotFound extends NotFound {
 /** The request does not fit the conversation's present state. */
 export class Conflict extends Refused {
   static override readonly code: string = "conflict";
+  static override readonly codes = [
+    "wrong_state",
+    "pending_resolved",
+    "pending_expired",
+    "conversation_busy",
+    "idempotency_conflict",
+  ];
 }
 
 /** The execution's status does not allow this. */
@@ -202,6 +274,7 @@ export class IdempotencyConflict extends Conflict {
 /** Well-formed, but it cannot be used. */
 export class Unprocessable extends Refused {
   static override readonly code: string = "unprocessable";
+  static override readonly codes = ["flow_invalid", "missing_answers"];
 }
 
 /** The flow has errors; `details` list them. */
@@ -222,6 +295,14 @@ export class MissingAnswers extends Unprocessable {
 /** The server cannot do it now. This client has tried several times before it throws this. */
 export class TryLater extends Refused {
   static override readonly code: string = "try_later";
+  static override readonly codes = [
+    "rate_limited",
+    "inbox_full",
+    "internal",
+    "overloaded",
+    "store_unavailable",
+    "dependency_unavailable",
+  ];
   static override readonly temporary = true;
 }
 
@@ -258,6 +339,7 @@ export class DependencyUnavailable extends TryLater {
 /** Why a turn failed; occurs as `TurnFailed.error` only. */
 export class TurnError extends Refused {
   static override readonly code: string = "turn_error";
+  static override readonly codes = ["step_failed", "cancelled", "loop_detected", "expired"];
 }
 
 /** A step of the flow failed. */
@@ -340,50 +422,11 @@ export class EventsOverflow extends ParleyError {
   static override readonly temporary = true;
 }
 
-const BY_CODE: ReadonlyMap<string, typeof Refused> = /* @__PURE__ */ new Map(
-  [
-    BadRequest,
-    InvalidFrame,
-    UnknownType,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    Unauthorized,
-    TokenExpired,
-    PermissionDenied,
-    TenantInactive,
-    OriginNotAllowed,
-    PolicyViolation,
-    NotFound,
-    ConversationNotFound,
-    FlowNotFound,
-    ExecutionNotFound,
-    PendingNotFound,
-    WrongState,
-    PendingResolved,
-    PendingExpired,
-    ConversationBusy,
-    IdempotencyConflict,
-    FlowInvalid,
-    MissingAnswers,
-    RateLimited,
-    InboxFull,
-    Internal,
-    Overloaded,
-    StoreUnavailable,
-    DependencyUnavailable,
-    StepFailed,
-    Cancelled,
-    LoopDetected,
-    Expired,
-  ].map((kind) => [kind.code, kind]),
-);
-
-/** Make the typed error of an `error` object; an unknown code gives a plain `Refused`. */
+/** Make the typed error of an `error` object; one of an unknown code is a `Refused` and nothing more. */
 export function errorFromWire(error: Readonly<globalThis.Partial<ErrorBody>>): Refused {
-  const { code = "internal", message = code, temporary = false, retry_after_ms: retryAfterMs } = error;
-  return new (BY_CODE.get(code) ?? Refused)(message, { ...error, code, temporary, retryAfterMs });
+  const { code = "internal", message = code, retry_after_ms: retryAfterMs } = error;
+  const made = new Refusal(message, { ...error, code, retryAfterMs });
+  return Object.assign(made, { name: nameOf(code) }) as Refused;
 }
 
-function decided(details: Details | null): Details {
-  return (details?.decided ?? {}) as Details;
-}
+const decided = (details: Details | null) => (details?.decided ?? {}) as Details;

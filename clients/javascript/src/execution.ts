@@ -3,13 +3,7 @@
  *
  * @module
  */
-import {
-  answersBody,
-  type CommandOptions,
-  type DecisionOptions,
-  decisionBody,
-  type WaitOptions,
-} from "./conversation.js";
+import type { CommandOptions, DecisionOptions, WaitOptions } from "./conversation.js";
 import type { Execution, JsonObject, Pending, Raw, Receipt } from "./records.js";
 import type { Remote } from "./remote.js";
 
@@ -32,9 +26,9 @@ export class ExecutionHandle {
   #load: LoadRemote;
 
   /** @internal */
-  constructor(load: LoadRemote, executionId: string | null, told: Raw = {}) {
+  constructor(load: LoadRemote, told: Raw) {
     this.#load = load;
-    this.executionId = executionId;
+    this.executionId = told.execution_id ?? null;
     this.conversationId = told.conversation_id ?? null;
     this.correlationId = told.correlation_id ?? null;
   }
@@ -45,18 +39,13 @@ export class ExecutionHandle {
    * @throws ExecutionNotFound it does not exist, or is not this principal's to see.
    * @throws ParleyError as `accept`.
    */
-  async get(options: WaitOptions = {}): Promise<Execution> {
-    const remote = await this.#load();
-    const found = await remote.execution(this, options);
-    this.conversationId = found.conversation_id ?? this.conversationId;
-    this.correlationId = found.correlation_id ?? this.correlationId;
-    return found;
+  get(options: WaitOptions = {}): Promise<Execution> {
+    return this.#load().then((remote) => remote.get(this, options));
   }
 
   /** Ask which acceptance requests and clarifications are open; throws as `get`. */
-  async pending(options: WaitOptions = {}): Promise<readonly Pending[]> {
-    const { pending } = await this.get(options);
-    return pending.filter((each) => each.kind !== "input" && each.decided === null);
+  pending(options: WaitOptions = {}): Promise<readonly Pending[]> {
+    return this.#load().then((remote) => remote.pending(this, options));
   }
 
   /**
@@ -72,22 +61,18 @@ export class ExecutionHandle {
    *   the same `idempotencyKey` is safe.
    * @throws Timeout the same within `timeoutMs`.
    */
-  async accept(pending: string | Pending, options: DecisionOptions = {}): Promise<Receipt> {
-    return this.#post("acceptance", decisionBody(pending, true, options), options);
+  accept(pending: string | Pending, options: DecisionOptions = {}): Promise<Receipt> {
+    return this.#load().then((remote) => remote.accept(this, pending, options));
   }
 
   /** Reject an acceptance request; throws as `accept`. */
-  async reject(pending: string | Pending, options: Omit<DecisionOptions, "edits"> = {}): Promise<Receipt> {
-    return this.#post("acceptance", decisionBody(pending, false, options), options);
+  reject(pending: string | Pending, options: Omit<DecisionOptions, "edits"> = {}): Promise<Receipt> {
+    return this.#load().then((remote) => remote.reject(this, pending, options));
   }
 
   /** Answer a clarification; throws `MissingAnswers`, and else as `accept`. */
-  async answer(
-    pending: string | Pending,
-    answers: JsonObject,
-    options: CommandOptions = {},
-  ): Promise<Receipt> {
-    return this.#post("clarification", answersBody(pending, answers), options);
+  answer(pending: string | Pending, answers: JsonObject, options: CommandOptions = {}): Promise<Receipt> {
+    return this.#load().then((remote) => remote.answer(this, pending, answers, options));
   }
 
   /**
@@ -97,31 +82,26 @@ export class ExecutionHandle {
    * @throws ParleyError as `accept`.
    */
   pause(options: CommandOptions & { reason?: string; deadlineMs?: number } = {}): Promise<Receipt> {
-    return this.#post("pause", { reason: options.reason, deadline_ms: options.deadlineMs }, options);
+    return this.#load().then((remote) => remote.pause(this, options));
   }
 
   /** Let it go on; throws `WrongState` where it is not paused. */
   resume(options: CommandOptions & { comment?: string } = {}): Promise<Receipt> {
-    return this.#post("resume", { comment: options.comment }, options);
+    return this.#load().then((remote) => remote.resume(this, options));
   }
 
   /** End it; throws `WrongState` where it has ended. */
   cancel(options: CommandOptions & { reason?: string } = {}): Promise<Receipt> {
-    return this.#post("cancel", { reason: options.reason }, options);
+    return this.#load().then((remote) => remote.cancel(this, options));
   }
 
   /** Try again from the step that failed; throws `WrongState` where it has not failed. */
   retry(options: CommandOptions = {}): Promise<Receipt> {
-    return this.#post("retry", {}, options);
+    return this.#load().then((remote) => remote.retry(this, options));
   }
 
   /** Tell it that the event `name` has happened; throws `WrongState` if nothing waits for it. */
   signal(name: string, payload: unknown = null, options: CommandOptions = {}): Promise<Receipt> {
-    return this.#post("signal", { name, payload }, options);
-  }
-
-  async #post(what: string, body: Raw, options: CommandOptions): Promise<Receipt> {
-    const remote = await this.#load();
-    return remote.post(this, what, body, options);
+    return this.#load().then((remote) => remote.signal(this, name, payload, options));
   }
 }

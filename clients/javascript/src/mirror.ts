@@ -4,9 +4,9 @@
  * @module
  */
 import {
+  given,
   hasEnded,
   items,
-  type JsonObject,
   type Message,
   mapping,
   type Pending,
@@ -55,8 +55,15 @@ export function createMirror(conversation_id: string) {
   }
 
   function reset(state: Record<string, unknown>): void {
-    const nothing = { slots: {}, variables: {}, completed_steps: [], flow_id: null, flow_version: null };
-    Object.assign(state, nothing, { status: "idle", current_state: "idle" });
+    Object.assign(state, {
+      slots: {},
+      variables: {},
+      completed_steps: [],
+      flow_id: null,
+      flow_version: null,
+      status: "idle",
+      current_state: "idle",
+    });
     pending.clear();
     messages.clear();
     before = list = null; // history begins after a reset
@@ -106,10 +113,10 @@ export function createMirror(conversation_id: string) {
         state.current_state = data.current_state;
         break;
       case "slots.updated":
-        state.slots = merged(state.slots, data.slots);
+        state.slots = given({ ...mapping(state.slots), ...mapping(data.slots) }); // null clears
         break;
       case "variables.updated":
-        state.variables = merged(state.variables, data.variables);
+        state.variables = given({ ...mapping(state.variables), ...mapping(data.variables) });
         break;
       case "clarification.requested":
       case "acceptance.requested":
@@ -178,10 +185,4 @@ export function createMirror(conversation_id: string) {
       }
     },
   };
-}
-
-/** Return `old` with what `changed` names; a null clears. */
-function merged(old: unknown, changed: unknown): JsonObject {
-  const all = { ...mapping(old), ...mapping(changed) };
-  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== null));
 }

@@ -17,7 +17,7 @@ import type { OutboxStore } from "./outbox.js";
 import { restUrl, socketUrl } from "./protocol.js";
 import type { Execution, InboxItem, JsonObject, Principal } from "./records.js";
 import type { SocketClass } from "./sockets.js";
-import { Stream } from "./stream.js";
+import { added, type Stream } from "./stream.js";
 
 /** Of `new Parley`. */
 export interface ParleyOptions {
@@ -184,13 +184,12 @@ export class Parley {
    */
   async start(flowId: string, options: StartOptions = {}): Promise<ExecutionHandle> {
     const remote = await this.#remote();
-    const told = await remote.start(flowId, options);
-    return new ExecutionHandle(this.#remote, told.execution_id ?? null, told);
+    return new ExecutionHandle(this.#remote, await remote.start(flowId, options));
   }
 
   /** Return a run that was started earlier, or by somebody else; nothing is asked yet. */
   execution(executionId: string): ExecutionHandle {
-    return new ExecutionHandle(this.#remote, executionId);
+    return new ExecutionHandle(this.#remote, { execution_id: executionId });
   }
 
   /**
@@ -231,20 +230,12 @@ export class Parley {
 
   /** Call `listener` with each event of the connection; returns what ends that. */
   on(_type: "connection", listener: (event: ConnectionEvent) => void): () => void {
-    const { listeners } = this.#connection;
-    listeners.add(listener);
-    return () => {
-      listeners.delete(listener);
-    };
+    return added(this.#connection.listeners, listener);
   }
 
   /** Iterate over what happens to the connection from now on; ends when it is closed for good. */
   connectionEvents(options: { signal?: AbortSignal } = {}): Stream<ConnectionEvent> {
-    const { watch, watchers, eventBuffer } = this.#connection;
-    const leave = () => watchers.delete(stream);
-    const stream: Stream<ConnectionEvent> = new Stream(eventBuffer, leave, options.signal);
-    watch(stream);
-    return stream;
+    return this.#connection.watch(options.signal);
   }
 
   /** Whether the server has said welcome and the connection stands, as far as is known. */

@@ -1,10 +1,11 @@
 /**
- * What this client knows of the wire besides its state machine: names, limits, close codes, JSON.
+ * What this client knows of the wire besides its state machine: names, limits, close codes, JSON, decisions.
  *
  * @module
  */
-import { InvalidFrame } from "./errors.js";
-import type { Raw } from "./records.js";
+import type { DecisionOptions } from "./conversation.js";
+import { errorFromWire } from "./errors.js";
+import type { JsonObject, Pending, Raw } from "./records.js";
 
 export const SUBPROTOCOL = "parley.v1";
 export const CLIENT_NAME = "parley-js";
@@ -36,19 +37,18 @@ export const isTurnEnd = (type: unknown): boolean => type === "turn.completed" |
  *   URLs, which land in logs.
  */
 export function socketUrl(url: string | URL): string {
-  const { href, protocol } = new URL(url);
-  if (!/^(http|ws)s?:$/.test(protocol)) {
-    throw new TypeError(`the URL must look like http://host:port, not ${url}`);
-  }
+  const { href } = new URL(url);
   const [, server] = /^(?:http|ws)(s?:\/\/[^/?#@]+(?=\/)[^?#]*?)\/*(\/v1\/ws)?\/*$/.exec(href) ?? [];
   if (!server) {
-    throw new TypeError("the URL must hold no credentials, query or fragment; give the token as `token`");
+    throw new TypeError(
+      "the URL must look like http://host:port, with no credentials, query or fragment; give the token as `token`",
+    );
   }
   return `ws${server}/v1/ws`;
 }
 
 /** Return the address of the REST side, `http(s)://.../v1`, beside a `socketUrl`. */
-export const restUrl = (socket: string): string => socket.replace("ws", "http").slice(0, -3);
+export const restUrl = (socket: string): string => `http${socket.slice(2, -3)}`;
 
 /**
  * Return the JSON text of a frame.
@@ -58,35 +58,49 @@ export const restUrl = (socket: string): string => socket.replace("ws", "http").
  * @throws InvalidFrame a number beyond ±2**53, a lone surrogate, deeper than 32, or what JSON does not have.
  */
 export function encode(frame: Raw): string {
-  check(frame, "", 1);
+  check(frame);
   return JSON.stringify(frame);
 }
 
-function check(value: unknown, field: string, depth: number): void {
+function check(value: unknown, ...path: string[]): void {
+  const isNested = typeof value === "object" && value !== null;
   const wrong =
     typeof value === "number"
       ? !(Math.abs(value) <= 2 ** 53) && "holds a number beyond ±2**53; send it as text"
       : typeof value === "string"
         ? /\p{Cs}/u.test(value) && "holds a lone surrogate, which UTF-8 cannot carry"
-        : depth > MAX_DEPTH && typeof value === "object" && value
-          ? `is nested deeper than ${MAX_DEPTH} levels`
+        : isNested
+          ? path.length >= MAX_DEPTH && `is nested deeper than ${MAX_DEPTH} levels`
           : typeof value === "bigint" && "holds a bigint; send it as text";
   if (wrong) {
-    throw new InvalidFrame(`${field} ${wrong}`, { field });
+    const field = path.join(".");
+    throw errorFromWire({ code: "invalid_frame", message: `${field} ${wrong}`, field });
   }
-  if (typeof value === "object" && value !== null) {
+  if (isNested) {
     for (const [name, item] of Object.entries(value)) {
-      check(item, field ? `${field}.${name}` : name, depth + 1);
+      check(item, ...path, name);
     }
   }
 }
-
-/** Return what is given, without what is null or undefined. */
-export const given = (fields: Raw): Record<string, unknown> =>
-  Object.fromEntries(Object.entries(fields).filter(([, value]) => value != null));
 
 /** Return a frame's text with its token struck out, for logs and recorders. */
 export const withoutToken = (text: string): string => {
   const hidden = (name: string, value: unknown) => (name === "token" ? "***" : value);
   return JSON.stringify(JSON.parse(text), hidden);
 };
+
+/** Return the fields of a decision about an acceptance request, on the wire and over REST. */
+export function decisionBody(pending: string | Pending, accepted: boolean, options: DecisionOptions): Raw {
+  const { pending_id, digest: shown } = shownOf(pending);
+  const { comment, edits, digest = shown } = options;
+  return { pending_id, accepted, comment, edits, digest };
+}
+
+/** Return the fields of answers to a clarification, on the wire and over REST. */
+export const answersBody = (pending: string | Pending, answers: JsonObject): Raw => ({
+  pending_id: shownOf(pending).pending_id,
+  answers,
+});
+
+const shownOf = (pending: string | Pending): { pending_id: string; digest?: string | null } =>
+  typeof pending === "string" ? { pending_id: pending } : pending;

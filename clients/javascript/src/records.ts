@@ -161,6 +161,10 @@ export const mapping = (value: unknown): Raw => (kindOf(value) === "object" ? (v
 export const items = (value: unknown): Raw[] =>
   Array.isArray(value) ? value.filter((item) => kindOf(item) === "object") : [];
 
+/** Return what is given, without what is null or undefined. */
+export const given = (fields: object): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value != null));
+
 /** Whether an execution in this status has ended. */
 export const hasEnded = (status: unknown) => /^(completed|failed|cancelled|expired)$/.test(status as string);
 

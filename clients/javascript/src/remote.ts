@@ -5,15 +5,16 @@
  *
  * @module
  */
-import { type Connection, limitOf } from "./connection.js";
-import type { CommandOptions, WaitOptions } from "./conversation.js";
-import { WrongState } from "./errors.js";
+import { type Connection, within } from "./connection.js";
+import type { CommandOptions, DecisionOptions, WaitOptions } from "./conversation.js";
+import { errorFromWire } from "./errors.js";
 import type { InboxEvent } from "./events.js";
 import type { ExecutionHandle } from "./execution.js";
 import { watchInbox } from "./inbox.js";
 import type { ListOptions, StartOptions } from "./parley.js";
-import type { Execution, InboxItem, Raw, Receipt } from "./records.js";
-import { type Ask, pages, Rest, toExecution, toInboxItem, toReceipt } from "./rest.js";
+import { answersBody, decisionBody } from "./protocol.js";
+import type { Execution, InboxItem, JsonObject, Pending, Raw, Receipt } from "./records.js";
+import { pages, Rest, toExecution, toInboxItem, toReceipt } from "./rest.js";
 
 export function createRemote(url: string, connection: Connection): Remote {
   return new Remote(new Rest(url, connection), connection);
@@ -46,15 +47,65 @@ export class Remote {
     return this.#post(`/flows/${encodeURIComponent(flowId)}/start`, body, options);
   }
 
-  /** Ask where a run stands. */
-  async execution(run: ExecutionHandle, options: WaitOptions): Promise<Execution> {
-    return toExecution(await this.#rest.get(pathOf(run), {}, ask(options)));
+  // --- one run, as `ExecutionHandle` says -----------------------------------------------------
+
+  async get(run: ExecutionHandle, options: WaitOptions): Promise<Execution> {
+    const found = toExecution(await this.#rest.get(pathOf(run), {}, within(options)));
+    run.conversationId = found.conversation_id ?? run.conversationId;
+    run.correlationId = found.correlation_id ?? run.correlationId;
+    return found;
   }
 
-  /** Post a command about a run. */
-  async post(run: ExecutionHandle, what: string, body: Raw, options: CommandOptions): Promise<Receipt> {
+  async pending(run: ExecutionHandle, options: WaitOptions): Promise<readonly Pending[]> {
+    const { pending } = await this.get(run, options);
+    return pending.filter((each) => each.kind !== "input" && each.decided === null);
+  }
+
+  accept(run: ExecutionHandle, pending: string | Pending, options: DecisionOptions): Promise<Receipt> {
+    return this.#command(run, "acceptance", decisionBody(pending, true, options), options);
+  }
+
+  reject(run: ExecutionHandle, pending: string | Pending, options: DecisionOptions): Promise<Receipt> {
+    return this.#command(run, "acceptance", decisionBody(pending, false, options), options);
+  }
+
+  answer(
+    run: ExecutionHandle,
+    pending: string | Pending,
+    answers: JsonObject,
+    options: CommandOptions,
+  ): Promise<Receipt> {
+    return this.#command(run, "clarification", answersBody(pending, answers), options);
+  }
+
+  pause(
+    run: ExecutionHandle,
+    options: CommandOptions & { reason?: string; deadlineMs?: number },
+  ): Promise<Receipt> {
+    return this.#command(run, "pause", { reason: options.reason, deadline_ms: options.deadlineMs }, options);
+  }
+
+  resume(run: ExecutionHandle, options: CommandOptions & { comment?: string }): Promise<Receipt> {
+    return this.#command(run, "resume", { comment: options.comment }, options);
+  }
+
+  cancel(run: ExecutionHandle, options: CommandOptions & { reason?: string }): Promise<Receipt> {
+    return this.#command(run, "cancel", { reason: options.reason }, options);
+  }
+
+  retry(run: ExecutionHandle, options: CommandOptions): Promise<Receipt> {
+    return this.#command(run, "retry", {}, options);
+  }
+
+  signal(run: ExecutionHandle, name: string, payload: unknown, options: CommandOptions): Promise<Receipt> {
+    return this.#command(run, "signal", { name, payload }, options);
+  }
+
+  async #command(run: ExecutionHandle, what: string, body: Raw, options: CommandOptions): Promise<Receipt> {
     return toReceipt(await this.#post(`${pathOf(run)}/${what}`, body, options));
   }
+
+  // --- all of them ----------------------------------------------------------------------------
 
   /** Yield the runs that this principal may see. */
   async *executions(options: ListOptions): AsyncGenerator<Execution, void, undefined> {
@@ -68,7 +119,7 @@ export class Remote {
       until: text(options.until),
       limit: options.pageSize ?? 50,
     };
-    for await (const raw of pages(this.#rest, "/executions", "executions", query, ask(options))) {
+    for await (const raw of pages(this.#rest, "/executions", "executions", query, within(options))) {
       yield toExecution(raw);
     }
   }
@@ -76,7 +127,7 @@ export class Remote {
   /** Yield what waits for a person. */
   async *inbox(options: WaitOptions & { pageSize?: number }): AsyncGenerator<InboxItem, void, undefined> {
     const query = { limit: options.pageSize ?? 50 };
-    for await (const raw of pages(this.#rest, "/inbox", "items", query, ask(options))) {
+    for await (const raw of pages(this.#rest, "/inbox", "items", query, within(options))) {
       yield toInboxItem(raw);
     }
   }
@@ -87,17 +138,17 @@ export class Remote {
   }
 
   #post(path: string, body: Raw, options: CommandOptions): Promise<Raw> {
-    return this.#rest.post(path, body, options.idempotencyKey ?? this.#connection.newId(), ask(options));
+    return this.#rest.post(path, body, options.idempotencyKey ?? this.#connection.newId(), within(options));
   }
 }
 
 function pathOf({ executionId, conversationId }: ExecutionHandle): string {
   if (executionId === null) {
-    throw new WrongState("This start waits behind another run and has no id yet.", {
+    throw errorFromWire({
+      code: "wrong_state",
+      message: "This start waits behind another run and has no id yet.",
       suggestion: `Watch the conversation ${conversationId}.`,
     });
   }
   return `/executions/${encodeURIComponent(executionId)}`;
 }
-
-const ask = (options: WaitOptions): Ask => ({ timeoutMs: limitOf(options), signal: options.signal });

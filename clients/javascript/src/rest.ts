@@ -5,10 +5,11 @@
  */
 import { fullJitter } from "./clock.js";
 import type { Connection } from "./connection.js";
-import { ConnectionLost, errorFromWire, ParleyError, Refused, Timeout } from "./errors.js";
-import { encode, given } from "./protocol.js";
+import { ConnectionLost, errorFromWire, ParleyError, Timeout } from "./errors.js";
+import { encode } from "./protocol.js";
 import {
   type Execution,
+  given,
   hasEnded,
   type InboxItem,
   items,
@@ -219,8 +220,9 @@ export class Rest {
     if (isObject && mapping(body.error) === body.error) {
       throw errorFromWire(body.error);
     }
-    throw new Refused(`${this.url} answered ${status}, and not as a Parley server does`, {
+    throw errorFromWire({
       code: `http_${status}`,
+      message: `${this.url} answered ${status}, and not as a Parley server does`,
       temporary: status >= 500 || [408, 425, 429].includes(status),
       suggestion: "Check the address, and what stands between here and there.",
     });

@@ -23,9 +23,9 @@
  *
  * @module
  */
-import { IdempotencyConflict, OutboxFull } from "./errors.js";
+import { errorFromWire, OutboxFull } from "./errors.js";
 import * as protocol from "./protocol.js";
-import { type Cursor, hasEnded, items, kindOf, mapping, type Raw } from "./records.js";
+import { type Cursor, given, hasEnded, items, kindOf, mapping, type Raw } from "./records.js";
 
 export const MAX_TRIES = 6;
 export const MAX_RETRY_MS = 30_000;
@@ -39,7 +39,7 @@ const STRIKES_TO_SNAPSHOT = 3;
 const STRIKES_TO_CLOSE = 6;
 /** Frames kept back from the server's burst, for what the network bunches together. */
 const PACE_MARGIN = 4;
-const NEVER = 1 / 0;
+export const NEVER = 1 / 0;
 
 /** What the session tells its shell to do or to know: names, and what comes with them. */
 interface ToShell {
@@ -134,12 +134,12 @@ interface Command {
   /** `on_busy: reject`: a busy conversation is an answer. */
   impatient: boolean;
   tries: number;
-  acked: boolean;
-  settled: boolean;
+  acked?: boolean;
+  settled?: boolean;
   /** Nobody waits for its outcome. */
   orphan: boolean;
   /** Its turn may lie among events that a snapshot replaced. */
-  doubtful: boolean;
+  doubtful?: boolean;
 }
 
 interface Request {
@@ -471,16 +471,7 @@ export function createSession({ now, tell, outboxLimit = 100, hello: greeting, j
 
     function take({ idempotency_key: key, on_busy }: Raw, body: string, orphan: boolean): void {
       const impatient = !orphan && on_busy === "reject";
-      const command = {
-        key,
-        body,
-        impatient,
-        orphan,
-        tries: 0,
-        acked: false,
-        settled: false,
-        doubtful: false,
-      };
+      const command = { key, body, impatient, orphan, tries: 0 };
       chats.set(id, self);
       commands.set(key, command);
       // what an earlier page left goes before what this one has said since
@@ -677,7 +668,9 @@ export function createSession({ now, tell, outboxLimit = 100, hello: greeting, j
         } else if (known.body === body) {
           known.orphan = false;
         } else {
-          throw new IdempotencyConflict("another command with this idempotency key is on its way", {
+          throw errorFromWire({
+            code: "idempotency_conflict",
+            message: "another command with this idempotency key is on its way",
             field: "idempotency_key",
           });
         }
@@ -987,7 +980,7 @@ export function createSession({ now, tell, outboxLimit = 100, hello: greeting, j
         () => state === GREETING && giveUp(protocol.CLOSE_NO_PONG, "no welcome in time"),
       );
       const first = [...chats].find(([, each]) => each.isWanted());
-      const hello = protocol.given({
+      const hello = given({
         type: "hello",
         token,
         client: { name: protocol.CLIENT_NAME, version: protocol.VERSION },

@@ -18,11 +18,11 @@ export class Stream<T> implements AsyncIterableIterator<T> {
   #ended = false;
   #error: unknown = null;
   #wake: () => void = () => {};
-  #left: (() => void) | null;
+  #left: ((stream: this) => void) | null;
   #unhear = () => {};
 
   /** @internal */
-  constructor(limit: number, onLeave: (() => void) | null = null, signal?: AbortSignal) {
+  constructor(limit: number, onLeave: ((stream: Stream<T>) => void) | null = null, signal?: AbortSignal) {
     this.#limit = limit;
     this.#left = onLeave;
     if (signal) {
@@ -41,13 +41,11 @@ export class Stream<T> implements AsyncIterableIterator<T> {
       return;
     }
     if (this.#items.length >= this.#limit) {
-      const left = this.#left;
-      this.finish(new EventsOverflow(`more than ${this.#limit} events were not read in time`));
-      left?.();
-      return;
+      this.#leave(new EventsOverflow(`more than ${this.#limit} events were not read in time`));
+    } else {
+      this.#items.push(item);
+      this.#wake();
     }
-    this.#items.push(item);
-    this.#wake();
   }
 
   /** End behind what was pushed, with `error` if there is one. Only the first call counts. @internal */
@@ -117,8 +115,25 @@ export class Stream<T> implements AsyncIterableIterator<T> {
   #leave(reason: unknown): void {
     const left = this.#left;
     this.finish(reason);
-    left?.();
+    left?.(this);
   }
+}
+
+/** Add to a set; returns what takes that back. */
+export function added<T>(set: Set<T>, item: T): () => void {
+  set.add(item);
+  return () => {
+    set.delete(item);
+  };
+}
+
+/** Make a stream that is in a set until it is left. */
+export function streamInto<T>(set: Set<Stream<T>>, limit: number, signal?: AbortSignal): Stream<T> {
+  const stream = new Stream<T>(limit, (left) => set.delete(left), signal);
+  if (!stream.ended) {
+    set.add(stream);
+  }
+  return stream;
 }
 
 /** Call back once with the signal's reason, now or when it is aborted; returns what takes that back. */

@@ -157,7 +157,7 @@ describe("a turn", () => {
     expect(errors[0]).toBeInstanceOf(MissingAnswers);
     expect(errors[0].missing).toEqual(["day"]);
     expect(errors[1]).toBeInstanceOf(Refused);
-    expect(errors[1]).toMatchObject({ name: "Refused", code: "new_code" });
+    expect(errors[1]).toMatchObject({ name: "NewCode", code: "new_code" });
   });
 
   it("is tried again after a temporary error, with its key", async () => {
@@ -464,6 +464,12 @@ describe("a conversation", () => {
     expect(await asked).toBeInstanceOf(ConversationNotFound);
     expect((await reader.next()).value.type).toBe("unsubscribed");
     expect((await reader.next()).done).toBe(true);
+  });
+
+  it("is not read at all where its signal is aborted before", async () => {
+    const signal = AbortSignal.abort(new Error("before"));
+    await expect(parley.conversation("c1").events({ signal }).next()).rejects.toThrow("before");
+    await expect(parley.connectionEvents({ signal }).next()).rejects.toThrow("before");
   });
 
   it("is left by break, and by close", async () => {
