@@ -17,13 +17,14 @@ SCRIPT: Final = """
 -- kind ('w' or 'b'), name, limit, period in ms, refill. It reads, decides, and writes if all is allowed.
 -- Window: <name>:<period>:n is what was taken, :s the newest slice, :<slice % size> what was taken in it.
 -- Bucket: <name>:l is the level, in units of which a millisecond brings `refill`; :t when it was that.
+-- The key outlives its limits, by 10 s at least, as `now` may be of another clock than what ends the key.
 local key, cost, slices = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = tonumber(ARGV[3])
 if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local size, wait, keep = slices + 1, 0, 0
+local size, wait, keep = slices + 1, 0, 10000
 local answer, set, gone = {1, 0}, {}, {}
 
 local function put(field, value)
