@@ -17,6 +17,8 @@ from tests.support.split_store import SplitStore
 ADAPTERS = ("memory", "sqlite", "split", pytest.param("mongo", marks=pytest.mark.needs("mongo")))
 MOTOR = pytest.param("motor", marks=pytest.mark.needs("mongo"))
 MOTOR_MODULES = ("test_commits", "test_restore")
+PATIENCE_S = 30.0
+"""On a busy machine a crowd at one conversation takes longer than anybody should wait for it."""
 
 
 class Clock:
@@ -52,9 +54,12 @@ def make_store(
         case "sqlite":
             return partial(SqliteStore, tmp_path / "parley.db", clock=clock)
         case "mongo":
-            return partial(MongoStore, request.getfixturevalue("mongo_url"), clock=clock)
+            return partial(
+                MongoStore, request.getfixturevalue("mongo_url"), clock=clock, patience_s=PATIENCE_S
+            )
         case "motor":
-            return partial(MongoStore, request.getfixturevalue("mongo_url"), driver="motor", clock=clock)
+            url = request.getfixturevalue("mongo_url")
+            return partial(MongoStore, url, driver="motor", clock=clock, patience_s=PATIENCE_S)
         case _:
             return partial(SplitStore, clock)
 
