@@ -98,15 +98,17 @@ async def deliveries(plan: Plan) -> list[Row]:
             ours.append(await parley.flood(plan.seconds, AHEAD))
         socketio.close()
         parley.close()
+    half = median(flood.rate for flood in ours) / WATCHERS / 2
+    # With another store: this MongoDB reads its whole log at times, and the flood was a year of talk.
+    with services(aside=True) as running, ExitStack() as servers:
+        parley = await _fanout(plan, servers, "parley", running.environment())
         alone = servers.enter_context(Server("bare-fanout", plan.directory))
         floor = await Fanout(alone, alone, WATCHERS).open()
-        calmer = await parley.elsewhere("bench-calm").open()  # the other has had a year of talk by now
-        half = median(flood.rate for flood in ours) / WATCHERS / 2
         for _ in range(plan.rounds):
             bare.append(await floor.pace(plan.seconds, half))
-            calm.append(await calmer.pace(plan.seconds, half))
+            calm.append(await parley.pace(plan.seconds, half))
         floor.close()
-        calmer.close()
+        parley.close()
     row = _row("deliveries of another instance's turns", ours)
     peer = _row("python-socketio, the same by AsyncRedisManager", theirs)
     row.ratios.append(Ratio("python-socketio", by_round(row.samples, peer.samples), 3.0))

@@ -1,19 +1,21 @@
 """One speaks at one instance, many listen at another: every message reaches all of them over the bus.
 
 The listeners share a core with everything but the instance that delivers, so they do as little as proves
-the point, and the same for both sides. A message is the same bytes for everybody: who is the first to hear
-it looks at it closely, the others compare. So each is known to have heard every message, whole and once,
-and in order where that is promised: python-socketio publishes what is said at once over several connections,
-in any order.
+the point, and the same for both sides: one callback of the event loop reads all of their sockets. A message
+is the same bytes for everybody: who is the first to hear it looks at it closely, the others compare. So each
+is known to have heard every message, whole and once, and in order where that is promised: python-socketio
+publishes what is said at once over several connections, in any order.
 """
 
 import asyncio
+import select
+import socket
 import time
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import cycle
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from bench.load import FORM, READY_SECONDS
 from bench.servers import Server, token
@@ -23,6 +25,7 @@ KEY: Final = "fanout-"
 DIGITS: Final = 12
 """What is said bears its number: 0 is what is said before anybody listens."""
 SETTLE_SECONDS: Final = 20.0
+READ_BYTES: Final = 256 * 1024
 
 
 class Flood(NamedTuple):
@@ -48,7 +51,8 @@ class Fanout:
         self.conversation = conversation
         self._speaks, self._listens, self._count = speaks, listens, watchers
         self._kind = KINDS[speaks.name]
-        self._people: list[Person] = []
+        self._people: dict[int, Person] = {}
+        self._epoll = select.epoll()
         self._awaited = 0
         self._all_heard = asyncio.Event()
         self._heard = 0
@@ -59,7 +63,8 @@ class Fanout:
 
     async def open(self) -> "Fanout":
         """Connect everybody, and hear one message through."""
-        await self._connect(self._speaks, 0)
+        asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._read)
+        self._speaker = await self._connect(self._speaks, 0)
         self._speaker.speak()  # so that there is something to watch
         await asyncio.wait_for(self._speaker.answered.wait(), READY_SECONDS)
         for number in range(1, self._count + 1):
@@ -96,8 +101,10 @@ class Fanout:
 
     def close(self) -> None:
         """Disconnect everybody."""
-        for person in self._people:
-            person.transport.close()
+        asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        for person in self._people.values():
+            person.socket.close()
 
     async def _measure(self, speak: Callable[[], Awaitable[None]]) -> Flood:
         self._latencies = array("d")
@@ -108,16 +115,24 @@ class Fanout:
         count = len(self._latencies)
         return Flood(count / took, self._latencies, cpu / max(1, count) * 1e6)
 
-    @property
-    def _speaker(self) -> "Person":
-        return self._people[0]
-
-    async def _connect(self, server: Server, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        _, person = await loop.create_connection(lambda: self._kind(self, number), "127.0.0.1", server.port)
-        self._people.append(person)
+    async def _connect(self, server: Server, number: int) -> "Person":
+        person = self._kind(self, number, server.port)
+        self._people[person.socket.fileno()] = person
+        self._epoll.register(person.socket, select.EPOLLIN)
         await asyncio.wait_for(person.ready.wait(), READY_SECONDS)
         self._check()
+        return person
+
+    def _read(self) -> None:
+        """Read what has come, each socket once."""
+        for fd, _ in self._epoll.poll(0):
+            person = self._people[fd]
+            data = person.socket.recv(READ_BYTES)
+            if data:
+                person.take(data)
+            else:
+                self._epoll.unregister(fd)
+                person.fail(b"that this is the end")
 
     async def _speak(self) -> None:
         self._sent_at.append(time.perf_counter())
@@ -150,15 +165,16 @@ class Fanout:
         self._all_heard.set()
 
 
-class Person(asyncio.Protocol, ABC):
+class Person(ABC):
     """One client: the speaker is number 0. Subclasses know how a server is greeted and spoken to."""
 
     path = "/v1/ws"
     subprotocol: str | None = "parley.v1"
     keeps_order = True
 
-    def __init__(self, fanout: Fanout, number: int) -> None:
-        self.transport: asyncio.Transport
+    def __init__(self, fanout: Fanout, number: int, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.ready = asyncio.Event()
         self.answered = asyncio.Event()
         self.conversation = fanout.conversation
@@ -170,12 +186,9 @@ class Person(asyncio.Protocol, ABC):
         self._upgraded = False
         self._rest = b""
         self._texts = cycle(FORM)
+        self.socket.sendall(upgrade(self.path, self.subprotocol))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
-        self.transport.write(upgrade(self.path, self.subprotocol))
-
-    def data_received(self, data: bytes) -> None:
+    def take(self, data: bytes) -> None:
         """Take what has come: most often the very next message, and nothing else."""
         if self._rest:
             data, self._rest = self._rest + data, b""
@@ -236,13 +249,14 @@ class Person(asyncio.Protocol, ABC):
 
     def send(self, text: str) -> None:
         """Send a frame."""
-        self.transport.write(text_frame(text.encode()))
+        self.socket.sendall(text_frame(text.encode()))
 
     def fail(self, what: bytes) -> None:
         """End the run, in which ``what`` has come instead of something better."""
         self.ready.set()
         self._fanout.fail(f"number {self._number} was told {what[:2000].decode(errors='replace')}")
 
+    @abstractmethod
     def on_upgraded(self) -> None:
         """Do what must come before the first message."""
 
@@ -289,6 +303,9 @@ class SocketioPerson(Person):
     path = "/socket.io/?EIO=4&transport=websocket"
     subprotocol = None
     keeps_order = False
+
+    def on_upgraded(self) -> None:
+        """The server speaks first."""
 
     def packet(self, frame: str) -> str:
         return f'42{self._spoken}["process",{frame}]'
