@@ -31,7 +31,7 @@ class Access(NamedTuple):
         return self.token() if callable(self.token) else self.token
 
 
-WAIT_S: Final = 10.0
+WAIT_S: Final = 5.0
 """How long a command tries to reach a server."""
 
 DEVELOPER: Final = ("conversations:inspect", "conversations:read", "conversations:write")
