@@ -24,9 +24,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from math import isfinite
-from typing import Any, Final
-
-import cel
+from typing import TYPE_CHECKING, Any, Final
 
 from server.engine.flow.fastpath import MISSING, fast_path
 from server.engine.flow.grammar import (
@@ -40,6 +38,12 @@ from server.engine.flow.grammar import (
     Path,
     Reader,
 )
+from server.engine.flow.native import extension
+
+if TYPE_CHECKING:
+    import cel
+else:
+    cel = extension()
 
 __all__ = [
     "CONTEXT_ROOTS",
