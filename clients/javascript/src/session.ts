@@ -402,6 +402,7 @@ export function createSession({ now, tell, outboxLimit = 100, hello: greeting, j
       phase = SUBSCRIBING;
       asked = "";
       patience = 1;
+      subscription.tries = 0;
       lanes[CONTROL]?.push(sendSubscribe);
     }
 
@@ -418,7 +419,9 @@ export function createSession({ now, tell, outboxLimit = 100, hello: greeting, j
         (error) => {
           if (asked === mine) {
             asked = "";
-            retry(subscription, error, () => lanes[CONTROL]?.push(sendSubscribe)) ?? detach(error);
+            // who is told when to come back does so, however long the store is away
+            const tried = error.retry_after_ms ? { tries: 0 } : subscription;
+            retry(tried, error, () => lanes[CONTROL]?.push(sendSubscribe)) ?? detach(error);
           }
         },
       );
@@ -438,7 +441,6 @@ export function createSession({ now, tell, outboxLimit = 100, hello: greeting, j
     function subscribed({ recovered }: Raw): void {
       phase = recovered ? LIVE : AWAITING_SNAPSHOT;
       asked = "";
-      subscription.tries = 0;
       patience = 1;
       tell("watching", id, recovered);
       offer();
@@ -632,7 +634,6 @@ export function createSession({ now, tell, outboxLimit = 100, hello: greeting, j
         if (!wanted) {
           wanted = true;
           chats.set(id, self);
-          subscription.tries = 0;
           if (from && !epoch) {
             ({ epoch, offset } = from);
           }

@@ -455,6 +455,25 @@ describe("a conversation", () => {
     });
   });
 
+  it("is watched in the end, however long the store is away", async () => {
+    const seen: string[] = [];
+    parley.conversation("c1").on("event", () => {});
+    parley.conversation("c2").on("message.completed", ({ message }) => seen.push(message.text ?? ""));
+    await settled();
+    const asked = () => server.frames.filter(({ type }) => type === "subscribe").length;
+    const error = { code: "store_unavailable", message: "away", temporary: true, retry_after_ms: 1000 };
+    for (let time = 1; time <= 30; time += 1) {
+      expect(asked()).toBe(time);
+      server.send({ type: "error", id: server.last("subscribe").id, error });
+      await clock.advance(1000);
+    }
+    const { id } = server.last("subscribe");
+    const result = { conversation_id: "c2", epoch: null, offset: 0, recovered: true };
+    server.send({ type: "ack", id, status: "completed", duplicate: false, command_id: null, result });
+    server.events("c2", null, ["message.completed", message("m1", "Hi")]);
+    expect(seen).toEqual(["Hi"]);
+  });
+
   it("that is deleted is told, and nothing is asked for again", async () => {
     const chat = parley.conversation("c1");
     const reader = chat.events();

@@ -185,6 +185,21 @@ def test_a_subscription_is_retried_after_a_temporary_error_and_given_up_after_so
     assert talk.kinds().count("subscribe") == MAX_TRIES + 1
 
 
+def test_a_subscription_outlasts_an_outage_whose_end_the_server_does_not_know() -> None:
+    talk = Talk()
+    talk.open()
+    talk.do(talk.session.watch(CHAT, talk.now))
+    away = {"temporary": True, "retry_after_ms": 1_000}
+    for _ in range(5 * MAX_TRIES):
+        asked = talk.kinds().count("subscribe")
+        assert talk.receive(error(talk.sent[-1]["id"], "store_unavailable", **away)) == []
+        talk.pass_(999)
+        assert talk.kinds().count("subscribe") == asked
+        talk.pass_(1)
+        assert talk.kinds().count("subscribe") == asked + 1
+    assert talk.receive(ack(talk.sent[-1]["id"], result={"recovered": True})) == [Watching(CHAT, True)]
+
+
 def test_unwatching_ends_the_subscription_and_the_events() -> None:
     talk = Talk().live()
     talk.do(talk.session.unwatch(CHAT, talk.now))

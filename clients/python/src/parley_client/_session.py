@@ -296,7 +296,6 @@ class Session:
         chat = self._chat(conversation_id)
         if not chat.wanted:
             chat.wanted = True
-            chat.tries = 0
             if resume is not None and chat.epoch is None:
                 chat.epoch, chat.offset = resume
             if self.online:
@@ -818,6 +817,7 @@ class Session:
         chat.phase = _Phase.SUBSCRIBING
         chat.subscribe_id = None
         chat.patience = 1
+        chat.tries = 0
         self._control.append((chat.conversation_id, True))
 
     def _resume(self, chat: _Chat) -> None:
@@ -832,13 +832,13 @@ class Session:
         recovered = bool(answer.get("recovered"))
         chat.phase = _Phase.LIVE if recovered else _Phase.AWAITING_SNAPSHOT
         chat.subscribe_id = None
-        chat.tries = 0
         chat.patience = 1
         self._out.append(Watching(chat.conversation_id, recovered))
         self._offer(chat)
 
     def _subscription_refused(self, chat: _Chat, error: Mapping[str, Json], now_ms: int) -> None:
-        wait = self._retry_wait(error, chat.tries)
+        # Who is told when to come back does so, however long the store is away.
+        wait = self._retry_wait(error, 0 if error.get("retry_after_ms") else chat.tries)
         chat.subscribe_id = None
         if wait is None:
             self._detach(chat, error)
