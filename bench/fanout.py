@@ -21,6 +21,8 @@ from bench.load import FORM, READY_SECONDS
 from bench.servers import Server, token
 from bench.sockets import frame_size, text_frame, upgrade
 
+CONVERSATION: Final = "bench-fanout"
+"""What all of them speak and listen in."""
 KEY: Final = "fanout-"
 DIGITS: Final = 12
 """What is said bears its number: 0 is what is said before anybody listens."""
@@ -41,14 +43,10 @@ class Fanout:
     """A speaker at ``speaks`` and ``watchers`` listeners at ``listens``, two instances of one deployment.
 
     Attributes:
-        conversation: what they speak and listen in.
         told: the frame of each message, by its number, as who was first has heard it.
     """
 
-    def __init__(
-        self, speaks: Server, listens: Server, watchers: int, conversation: str = "bench-fanout"
-    ) -> None:
-        self.conversation = conversation
+    def __init__(self, speaks: Server, listens: Server, watchers: int) -> None:
         self._speaks, self._listens, self._count = speaks, listens, watchers
         self._kind = KINDS[speaks.name]
         self._people: dict[int, Person] = {}
@@ -94,10 +92,6 @@ class Fanout:
                 await self._speak()
 
         return await self._measure(speak)
-
-    def elsewhere(self, conversation: str) -> "Fanout":
-        """Return other people, at the same instances, in another conversation."""
-        return Fanout(self._speaks, self._listens, self._count, conversation)
 
     def close(self) -> None:
         """Disconnect everybody."""
@@ -177,7 +171,6 @@ class Person(ABC):
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.ready = asyncio.Event()
         self.answered = asyncio.Event()
-        self.conversation = fanout.conversation
         self._fanout = fanout
         self._number = number
         self._spoken = 0
@@ -226,7 +219,7 @@ class Person(ABC):
         text = next(self._texts)
         self.send(
             self.packet(
-                f'{{"type":"process","id":"{self._spoken + 1}","conversation_id":"{self.conversation}",'
+                f'{{"type":"process","id":"{self._spoken + 1}","conversation_id":"{CONVERSATION}",'
                 f'"idempotency_key":"{KEY}{self._spoken:0{DIGITS}d}","content":{{"type":"text","text":"{text}"}}}}'
             )
         )
@@ -276,7 +269,7 @@ class ParleyPerson(Person):
         if self._number:
             bearer = token(f"watcher-{self._number}", scope="conversations:read")
             self.send(
-                f'{{"type":"hello","id":"hello","token":"{bearer}","conversation_id":"{self.conversation}"}}'
+                f'{{"type":"hello","id":"hello","token":"{bearer}","conversation_id":"{CONVERSATION}"}}'
             )
         else:
             self.send(f'{{"type":"hello","id":"hello","token":"{token("speaker")}"}}')

@@ -62,23 +62,21 @@ class Publisher(Link):
     async def _live(self, visit: Visit) -> None:
         connection: AbstractConnection = visit.pool().make_connection()  # type: ignore[no-untyped-call]
         try:
-            self._came(await visit.begin(connection.connect()))  # type: ignore[no-untyped-call]
+            self._came(await visit.begin(_ping(connection)))
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.pace.ask_after):
                         await self._more.wait()
                 self._more.clear()
                 async with asyncio.timeout(self.pace.dead_after):
-                    await self._publish(connection)
+                    await (self._publish(connection) if self._queue else _ping(connection))
         finally:
             await connection.disconnect(nowait=True)
 
     async def _publish(self, connection: AbstractConnection) -> None:
-        """Send what has come together, with one write; a PING where nothing has."""
+        """Send what has come together, with one write."""
         verb = "SPUBLISH" if self.server.cluster else "PUBLISH"
-        commands: list[tuple[str | bytes, ...]] = [(verb, *message) for message in self._queue]
-        if not commands:
-            commands.append(("PING",))
+        commands = [(verb, *message) for message in self._queue]
         self._queue.clear()
         self._queued_bytes = 0
         await connection.send_packed_command(connection.pack_commands(commands))
@@ -90,3 +88,9 @@ class Publisher(Link):
                 self.on_error(error)
         if not self._queue:
             self._idle.set()
+
+
+async def _ping(connection: AbstractConnection) -> None:
+    """Ask whether somebody is there, connecting first if need be. Raises what is answered instead."""
+    await connection.send_command("PING")
+    await connection.read_response()

@@ -29,14 +29,19 @@ class SlowClient:
         return {"isWritablePrimary": True, "localTime": datetime.now(UTC), "versionArray": [8, 0, 0]}
 
 
+async def give_up(work: asyncio.Future[Any], client: SlowClient) -> None:
+    """Cancel what waits for ``client``, which answers only then."""
+    await client.asked.wait()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    client.answers.set()
+
+
 async def test_a_measurement_goes_on_when_the_store_closes() -> None:
     client, told = SlowClient(), asyncio.Event()
     measuring = asyncio.ensure_future(measure(client, lambda time, asked_at, answered_at: told.set()))
-    await client.asked.wait()
-    measuring.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await measuring
-    client.answers.set()
+    await give_up(measuring, client)
     async with asyncio.timeout(10):
         await told.wait()
 
@@ -44,11 +49,7 @@ async def test_a_measurement_goes_on_when_the_store_closes() -> None:
 async def test_a_first_look_at_the_server_goes_on_when_the_start_is_given_up() -> None:
     client = SlowClient()
     looking = asyncio.ensure_future(inspect(client))
-    await client.asked.wait()
-    looking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await looking
-    client.answers.set()
+    await give_up(looking, client)
     async with asyncio.timeout(10):
         while client.ended < 2:  # hello, buildInfo
             await asyncio.sleep(0)
