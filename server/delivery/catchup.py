@@ -6,7 +6,8 @@ So there is neither a gap nor a double, and nothing is buffered: what happens me
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
@@ -31,6 +32,8 @@ READS_AT_ONCE: Final = 64
 """Thousands may fall behind in one moment; the store is not asked for all of them in the same one."""
 PROBES: Final = 8
 """While the store is away, so many a tick find out whether it is back; the others wait."""
+BEGIN_S: Final = 0.5
+"""So long the frames behind a subscription wait for what it announced."""
 PATIENCE_S: Final = 0.05
 ROUNDS_MAX: Final = 20
 
@@ -99,9 +102,24 @@ class CatchUp:
     async def begin(
         self, subscription: Subscription, record: Conversation | None, resume: Resume | None, missed: Missed
     ) -> None:
-        """Send what a reply has announced, then go live. Never raises StoreUnavailable: it is tried again."""
+        """Send what a reply has announced, then go live.
+
+        Where the store is slow this goes on behind the return: the next frame of the connection has waits
+        of its own to bear. Never raises StoreUnavailable: it is tried again.
+        """
         turn = self._next_turn(subscription)
-        try:
+        work = self.spawn(self._begin(subscription, turn, record, resume, missed))
+        await asyncio.wait((work,), timeout=BEGIN_S)
+
+    async def _begin(
+        self,
+        subscription: Subscription,
+        turn: int,
+        record: Conversation | None,
+        resume: Resume | None,
+        missed: Missed,
+    ) -> None:
+        with self._trying(subscription, turn):
             if record is None:
                 subscription.epoch, subscription.to = None, 0
                 if resume is not None:
@@ -113,9 +131,6 @@ class CatchUp:
             else:
                 await self._snapshot(subscription, turn, record)
             await self._finish(subscription, turn)
-        except StoreUnavailable:
-            if not self._overtaken(subscription, turn):
-                self._strays.add(subscription)
 
     def resync(self, subscriptions: Iterable[Subscription]) -> None:
         """Bring these up by a snapshot, each at the speed of its socket."""
@@ -127,7 +142,7 @@ class CatchUp:
 
     async def _resync_one(self, subscription: Subscription, turn: int) -> None:
         topic = subscription.topic
-        try:
+        with self._trying(subscription, turn):
             record = await self._read_in_turn(topic)
             if record is None or record.deleted_at is not None:
                 self._ended(subscription)
@@ -135,6 +150,12 @@ class CatchUp:
                 await self._snapshot(subscription, turn, record)
                 self._align(topic, subscription, record)
             await self._finish(subscription, turn)
+
+    @contextmanager
+    def _trying(self, subscription: Subscription, turn: int) -> Iterator[None]:
+        """Remember who has to be caught up once the store is back, and let go of who may not watch."""
+        try:
+            yield
         except StoreUnavailable:
             if not self._overtaken(subscription, turn):
                 self._strays.add(subscription)
@@ -330,11 +351,12 @@ class CatchUp:
 
     # --- in the background ------------------------------------------------------------------------
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``work``; where the store is away it ends quietly, a later tick tries again."""
         task = asyncio.get_running_loop().create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -435,6 +435,34 @@ async def test_a_watcher_that_is_gone_in_mid_replay_leaves_nothing_behind() -> N
     assert hub.watched == 0
 
 
+class SlowStore(MemoryStore):
+    """A store that answers who asks for messages only once ``answers`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+
+    async def messages(self, *args: Any, **kwargs: Any) -> list[EventBatch]:
+        await self.answers.wait()
+        return await super().messages(*args, **kwargs)
+
+
+async def test_a_slow_store_keeps_nobody_from_the_connection_s_next_frame() -> None:
+    store = SlowStore()
+    log, watcher = Log(store), FakeWatcher()
+    hub = hub_over(log)
+    await log.commit(("message.completed", {"text": "hi"}))
+    async with asyncio.timeout(20):
+        await watch(hub, watcher)  # returns, though the snapshot is still to come
+        hub.publish(await log.say("meanwhile"))
+        assert [frame["type"] for frame in watcher.frames] == ["reply"]
+        store.answers.set()
+        while len(watcher.frames) < 3:
+            await asyncio.sleep(0)
+    assert [frame["type"] for frame in watcher.frames] == ["reply", "snapshot", "events"]
+    assert (watcher.frames[1]["offset"], offsets(watcher)) == (1, [2])
+
+
 # --- the rest -------------------------------------------------------------------------------------
 
 
