@@ -15,8 +15,8 @@ from storage.redis.cluster import Servers
 from storage.redis.link import Pace, Place
 from storage.redis.listener import Listener, Receive, envelope
 from storage.redis.publisher import Publisher
+from storage.redis.server import FAREWELL_S
 
-FAREWELL_S: Final = 1.0
 ACL: Final = "~parley:* &parley:* +@read +@write +@pubsub +@scripting +@connection +time +info +cluster|slots"
 
 _log = structlog.get_logger(__name__)

@@ -21,13 +21,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from storage.redis.address import Address
 from storage.redis.link import Link, Pace, Place
-from storage.redis.server import Away, Server, Visit, login, pool
+from storage.redis.server import FAREWELL_S, Away, Server, Visit, hang_up, login, pool, to_its_end
 
 CALL_TIMEOUT_S: Final = 1.0
 CONNECTIONS: Final = 16
 """So many commands are under way at a time; more wait their turn, within their second."""
 CHUNK: Final = 500
-FAREWELL_S: Final = 1.0
 
 T = TypeVar("T")
 Commands = Redis | RedisCluster
@@ -152,9 +151,9 @@ class Client(Link):
                 await self._watch(connection)
             finally:
                 self._redis = None
-                await self._leave(redis)
+                await to_its_end(self._leave(redis))
         finally:
-            await connection.disconnect(nowait=True)
+            await hang_up(connection)
 
     async def _watch(self, connection: AbstractConnection) -> None:
         """Return once a call failed, raise once nobody is there."""

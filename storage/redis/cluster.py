@@ -13,7 +13,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from storage.base import BusRefused
 from storage.redis.address import Address
 from storage.redis.link import Place
-from storage.redis.server import CONNECT_TIMEOUT_S, Away, login, look
+from storage.redis.server import CONNECT_TIMEOUT_S, Away, login, look, to_its_end
 
 REFRESH_PAUSE_S: Final = 1.0
 
@@ -161,6 +161,10 @@ async def _slots(address: Address, place: Place) -> dict[int, Place]:
     except (RedisError, OSError, TimeoutError) as error:
         raise Away("does not answer") from error
     finally:
-        await nodes.aclose()
-        await nodes.aclose("startup_nodes")
+        await to_its_end(_leave(nodes))
     return {slot: (owners[0].host, int(owners[0].port)) for slot, owners in nodes.slots_cache.items()}
+
+
+async def _leave(nodes: NodesManager) -> None:
+    await nodes.aclose()
+    await nodes.aclose("startup_nodes")

@@ -12,7 +12,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import ResponseError, TryAgainError
 
 from storage.redis.link import Link
-from storage.redis.server import Away, Server, Visit
+from storage.redis.server import Away, Server, Visit, to_its_end
 
 SUBSCRIBE_WAIT_S: Final = 2.0
 RESUBSCRIBE_CHUNK: Final = 1000
@@ -115,8 +115,12 @@ class Listener(Link):
         finally:
             self._connected = False
             self._drop()
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
-            await redis.aclose()
+            await to_its_end(self._leave(redis, pubsub))
+
+    @staticmethod
+    async def _leave(redis: Redis, pubsub: PubSub) -> None:
+        await pubsub.aclose()  # type: ignore[no-untyped-call]
+        await redis.aclose()
 
     async def _settle(self, server: Server) -> None:
         """Subscribe to everything that is wanted, in chunks that no output buffer overflows on."""

@@ -10,7 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from storage.redis.link import Link
-from storage.redis.server import Visit
+from storage.redis.server import Visit, hang_up
 
 QUEUE_MESSAGES: Final = 10_000
 QUEUE_BYTES: Final = 16 * 1024 * 1024
@@ -71,7 +71,7 @@ class Publisher(Link):
                 async with asyncio.timeout(self.pace.dead_after):
                     await (self._publish(connection) if self._queue else _ping(connection))
         finally:
-            await connection.disconnect(nowait=True)
+            await hang_up(connection)
 
     async def _publish(self, connection: AbstractConnection) -> None:
         """Send what has come together, with one write."""

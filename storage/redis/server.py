@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from storage.base import BusRefused
 from storage.redis.address import Address
 
+FAREWELL_S: Final = 1.0
+"""So long each of what has to be done before the end may take."""
 CONNECT_TIMEOUT_S: Final = 3.0
 LEAST_VERSION: Final = (6, 2)
 LEAST_CLUSTER_VERSION: Final = (7, 0)
@@ -107,7 +109,31 @@ async def visiting(
     try:
         yield connection, await visit.begin(connection.connect())  # type: ignore[no-untyped-call]
     finally:
-        await connection.disconnect(nowait=True)
+        await hang_up(connection)
+
+
+async def to_its_end(farewell: Coroutine[Any, Any, None]) -> None:
+    """Have all of ``farewell`` done, also where its caller is cancelled meanwhile.
+
+    What redis-py closes in one go stays open, all of it, where that is interrupted.
+    """
+    parting = asyncio.get_running_loop().create_task(farewell)
+    try:
+        await asyncio.shield(parting)
+    except asyncio.CancelledError:
+        await asyncio.gather(parting, return_exceptions=True)
+        raise
+
+
+async def hang_up(connection: AbstractConnection) -> None:
+    """Disconnect. Over TLS the peer has the last word, which is not waited for for long."""
+
+    async def farewell() -> None:
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await connection.disconnect()
+
+    await to_its_end(farewell())
 
 
 async def ask(connection: AbstractConnection, *command: str) -> Any:

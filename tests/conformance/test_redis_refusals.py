@@ -11,6 +11,7 @@ import pytest
 from storage.base import BusRefused, Window
 from storage.redis import Address, RedisBus, RedisShared
 from storage.redis.bus import ACL
+from storage.redis.inspect import inspect
 from tests.support.certificates import Certificate
 from tests.support.fake_redis import FakeRedis
 from tests.support.ports import free_port
@@ -191,6 +192,14 @@ async def test_tls_with_a_trusted_certificate_works(encrypted: RedisServer) -> N
         await there.subscribe("parley:c:t:1", heard.append)
         here.publish("parley:c:t:1", b"x" * 300_000)
         await eventually(lambda: heard == [b"x" * 300_000])
+
+
+async def test_a_tls_connection_is_closed_by_who_is_done_with_it(encrypted: RedisServer) -> None:
+    """To end TLS takes a word of the other side, and a program may end right behind our own last one."""
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+    await inspect(encrypted.url)
+    assert len(list(descriptors.iterdir())) <= before
 
 
 async def test_tls_is_not_opened_to_just_anybody(encrypted: RedisServer) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from storage.base import PRESENCE_TTL_MS, Bucket, Present, Window
 from storage.redis import Address, RedisShared
+from storage.redis.client import CALL_TIMEOUT_S
 from storage.redis.link import Pace
 from storage.redis.presence import GATHER_S
 from tests.support.records import NOW
@@ -117,6 +118,20 @@ async def test_a_redis_that_hangs_holds_nobody_up_for_long(redis_server: RedisSe
             while (await here.cache.get("a")) != b"1":
                 await here.cache.set("a", b"1", 60_000)
                 await asyncio.sleep(0.01)
+
+
+async def test_who_closes_while_redis_hangs_leaves_no_connection_behind(redis_server: RedisServer) -> None:
+    async with instances(redis_server.url, 1) as (here,):
+        await asyncio.gather(*(here.limiter.take("k", [DAY]) for _ in range(8)))
+        redis_server.pause()
+        asked = asyncio.create_task(here.cache.get("a"))
+        await asyncio.sleep(CALL_TIMEOUT_S / 2)
+        later = asyncio.create_task(here.cache.get("a"))
+        await asked  # given up, and so is the connection, once nobody waits for a reply any more
+    await later
+    redis_server.resume()
+    with redis_server.client() as client:
+        await eventually(lambda: len(client.client_list()) == 1)
 
 
 async def test_who_gives_up_gets_nobody_elses_answer(redis_server: RedisServer) -> None:
