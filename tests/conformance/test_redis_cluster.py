@@ -43,7 +43,7 @@ def two_nodes(folder: Path) -> Iterator[list[RedisServer]]:
             node.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
             nodes.append(node)
         nodes[0].ask("CLUSTER", "SET-CONFIG-EPOCH", 1)
-        nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)
+        nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", nodes[1].port, nodes[1].options["cluster_port"])
         while not all(serves(node) for node in nodes):
             time.sleep(0.02)
         yield nodes

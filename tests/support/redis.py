@@ -49,6 +49,8 @@ class RedisServer:
         self.options: dict[str, str | int] = {"save": "", "appendonly": "no", **options}
         if password is not None:
             self.options["requirepass"] = password
+        if "cluster_enabled" in options:  # else 10,000 above: of the ports that clients are given
+            self.options["cluster_port"] = free_port()
         if certificate is None:
             self.options["port"] = self.port
         else:
