@@ -138,6 +138,16 @@ class Draft:
         session_ms: how long an idle session lasts; 0: for ever.
     """
 
+    # More attributes than the 30 that Python lets the objects of a class share the layout of.
+    __slots__ = (
+        "_context", "_ids", "_new_slots", "_new_variables", "actions", "attempts", "before", "bytes",
+        "cause", "channel", "claimant", "completed", "deleted_at", "effects", "epoch", "events",
+        "execution", "expires_at", "exposed", "flows", "frames", "inbox", "last_activity", "message_count",
+        "messages", "now", "offset", "pending", "preempts", "recent", "reset_offset", "results",
+        "ring_full", "ring_size", "seed", "session_ms", "slots", "status", "steps", "turn", "turn_slots",
+        "turn_variables", "unfinished", "variables",
+    )  # fmt: skip
+
     def __init__(
         self,
         record: Conversation,

@@ -12,7 +12,7 @@ import datetime
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import SequenceMatcher
 from functools import lru_cache
 from math import isfinite
@@ -58,8 +58,7 @@ class SlotInvalid(ValueError):  # noqa: N818 - what happened
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
+class _Said(NamedTuple):
     """A message and what is needed to read it."""
 
     text: str
