@@ -134,6 +134,7 @@ class Application:
             catalog=self.catalog,
             actions=actions,
             publish=self.hub.publish,
+            prepare=self.hub.prepare,
             tell_owner=self.hub.tell_owner,
             tell_due=self.hub.tell_due,
             observe_commit=self.metrics.store_seconds.observe,

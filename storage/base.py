@@ -86,11 +86,16 @@ class Commit:
     ``record`` is the whole new record: its ``revision`` is ``expected.revision + 1`` (1 for an insert)
     and its ``commit_id`` is ``batch.commit_id``. ``batch`` is None for a commit without events, then the
     commit id is ``record.commit_id``. ``batch.key`` is set only on the commit that accepts a command.
+
+    ``meanwhile`` is what the process can do while it would wait for the commit: an adapter that waits for a
+    disk calls it then, in the event loop, or does not call it; never twice. Nothing of it may show, for the
+    commit may fail yet; it does not raise.
     """
 
     expected: Expected
     record: Conversation
     batch: EventBatch | None
+    meanwhile: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

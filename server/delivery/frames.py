@@ -22,7 +22,7 @@ REPLAY_FRAME_BYTES: Final = 64 * 1024
 class CommitFrames:
     """The ``events`` frames of one commit, each encoded when its first viewer asks."""
 
-    __slots__ = ("_batch", "_frames", "_owner", "conversation_id", "epoch", "first_offset", "last_offset")
+    __slots__ = ("_frames", "_owner", "batch", "conversation_id", "epoch", "first_offset", "last_offset")
 
     def __init__(self, conversation_id: str, owner: str | None, batch: EventBatch) -> None:
         self.conversation_id = conversation_id
@@ -30,19 +30,19 @@ class CommitFrames:
         self.first_offset = batch.first_offset
         self.last_offset = batch.last_offset
         self._owner = owner
-        self._batch = batch
+        self.batch = batch
         self._frames: dict[Audience, bytes] = {}
 
     @property
     def events(self) -> Sequence[Event]:
         """The commit's events, unfiltered."""
-        return self._batch.events
+        return self.batch.events
 
     def frame(self, audience: Audience) -> bytes:
         """Return the frame for ``audience``; ``events`` is empty where it may see none of them."""
         found = self._frames.get(audience)
         if found is None:
-            views = encode_events(self._batch.events, audience, self._owner)
+            views = encode_events(self.batch.events, audience, self._owner)
             found = self._frames[audience] = events_frame(
                 self.conversation_id, self.epoch, self.first_offset, self.last_offset, views
             )

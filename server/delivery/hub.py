@@ -145,6 +145,13 @@ class Hub:
 
     # --- what happened ----------------------------------------------------------------------------
 
+    def prepare(self, publication: Publication) -> None:
+        """Encode what watchers here will be told of a commit that is not durable yet."""
+        record, batch = publication.record, publication.batch
+        topic = self._topics.get((record.tenant_id, record.conversation_id))
+        if topic is not None and batch is not None:
+            topic.prepare(CommitFrames(topic.conversation_id, record.user_id, batch))
+
     def publish(self, publication: Publication) -> None:
         """Tell watchers, here and elsewhere, of a commit. Called once a commit, in its order."""
         record, batch = publication.record, publication.batch
@@ -224,7 +231,7 @@ class Hub:
         if deleted:
             self._topics.dissolve(topic)
         elif batch is not None and batch.events:
-            match topic.offer(CommitFrames(topic.conversation_id, owner, batch), owner):
+            match topic.offer(topic.frames_of(batch, owner), owner):
                 case Arrival.EARLY:
                     self.catchup.heal_later(topic)
                 case Arrival.OTHER_LIFE:

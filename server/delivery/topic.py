@@ -13,7 +13,7 @@ from server.delivery.audience import audience_for
 from server.delivery.frames import FRAME_MAX_BYTES, CommitFrames
 from server.delivery.outbox import Outbox
 from storage.base import Presence
-from storage.models import Audience
+from storage.models import Audience, EventBatch
 
 EARLY_COMMITS: Final = 16
 """How many commits may wait for a missing one; the next is dropped and comes from the store."""
@@ -92,11 +92,14 @@ class Topic:
     there is none, nobody relies on the order, and the topic only notes how far the log has come.
     ``heard`` is the highest offset that any commit spoke of; above ``delivered`` something is missing.
     ``behind`` are those that a frame was too large for; the hub catches them up with a snapshot.
+    ``prepared`` is a commit that was not durable when it was encoded, and may never be.
     ``presence`` is told of everybody who comes and goes.
     """
 
-    __slots__ = ("behind", "conversation_id", "delivered", "early", "epoch", "heal_at_ms", "healing", "heard",
-                 "live", "owner", "partials", "presence", "subscriptions", "tenant_id")  # fmt: skip
+    __slots__ = (
+        "behind", "conversation_id", "delivered", "early", "epoch", "heal_at_ms", "healing", "heard", "live",
+        "owner", "partials", "prepared", "presence", "subscriptions", "tenant_id",
+    )  # fmt: skip
 
     def __init__(self, tenant_id: str, conversation_id: str, presence: Presence | None = None) -> None:
         self.presence = presence
@@ -111,6 +114,7 @@ class Topic:
         self.early: dict[int, CommitFrames] | None = None
         self.behind: list[Subscription] | None = None
         self.partials: dict[str, Partial] | None = None
+        self.prepared: CommitFrames | None = None
         self.heal_at_ms: int | None = None
         self.healing = False
 
@@ -176,6 +180,19 @@ class Topic:
                 subscription.audience, subscription.epoch = audience, epoch
 
     # --- what comes in ----------------------------------------------------------------------------
+
+    def prepare(self, commit: CommitFrames) -> None:
+        """Encode what ``deliver`` will need of a commit that may come; nobody is told."""
+        self.prepared = commit
+        for audience in {subscription.audience for subscription in self.subscriptions if subscription.live}:
+            commit.frame(audience)
+
+    def frames_of(self, batch: EventBatch, owner: str | None) -> CommitFrames:
+        """Return the frames of a commit that has come: those that were prepared, if it is this very one."""
+        prepared, self.prepared = self.prepared, None
+        if prepared is not None and prepared.batch is batch:
+            return prepared
+        return CommitFrames(self.conversation_id, owner, batch)
 
     def offer(self, commit: CommitFrames, owner: str | None) -> Arrival:
         """Deliver ``commit`` if it is next, keep it if it is early, drop it if it is old."""

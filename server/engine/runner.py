@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
@@ -127,6 +128,7 @@ class Engine:
 
     Args:
         publish: told of each commit, in each conversation's order.
+        prepare: told of what will be published if its commit succeeds, while that is on its way to the disk.
         sole_writer: nobody else writes this store: what is cached is fresh.
         tell_owner: told (tenant, conversation, owner) where the work of another instance needs attention.
         tell_due: told when work was let go of that others can take at once.
@@ -144,6 +146,7 @@ class Engine:
         actions: Actions,
         publish: Callable[[Publication], None],
         sole_writer: bool,
+        prepare: Callable[[Publication], None] = lambda publication: None,
         tell_owner: Callable[[str, str, str], None] = lambda tenant_id, conversation_id, owner: None,
         tell_due: Callable[[], None] = lambda: None,
         observe_commit: Callable[[float], None] = lambda seconds: None,
@@ -156,6 +159,7 @@ class Engine:
         self._catalog = catalog
         self._actions = actions
         self._publish = publish
+        self._prepare = prepare
         self._sole_writer = sole_writer
         self._tell_owner = tell_owner
         self._tell_due = tell_due
@@ -601,7 +605,7 @@ class Engine:
 
         ``swept``: nobody talks in this conversation now, so its record takes no place in the cache.
         """
-        commit = _commit_of(before, reduction)
+        commit = self._commit_of(before, reduction)
         record = commit.record
         try:
             outcome = await self._outcome_of(key, commit)
@@ -619,6 +623,17 @@ class Engine:
         else:
             self._cache.evict(key)
         return outcome, record
+
+    def _commit_of(self, before: Conversation | None, reduction: Reduction) -> Commit:
+        record = reduction.record
+        expected = Expected(None) if before is None else Expected(before.revision, before.fence)
+        if not reduction.events:
+            return Commit(expected, record, None)
+        first, last = reduction.events[0].offset, reduction.events[-1].offset
+        batch = EventBatch(
+            record.epoch, first, last, record.commit_id, reduction.key, reduction.body_hash, reduction.events
+        )
+        return Commit(expected, record, batch, partial(self._prepare, Publication(record, batch)))
 
     async def _outcome_of(self, key: Key, commit: Commit) -> CommitOutcome:
         began = perf_counter()
@@ -1107,15 +1122,3 @@ def _retry_waits(record: Conversation) -> int | None:
     if execution is None or execution.status != "running":
         return None
     return min((a.retry_at for a in execution.attempts if a.retry_at is not None), default=None)
-
-
-def _commit_of(before: Conversation | None, reduction: Reduction) -> Commit:
-    record = reduction.record
-    batch = None
-    if reduction.events:
-        first, last = reduction.events[0].offset, reduction.events[-1].offset
-        batch = EventBatch(
-            record.epoch, first, last, record.commit_id, reduction.key, reduction.body_hash, reduction.events
-        )
-    expected = Expected(None) if before is None else Expected(before.revision, before.fence)
-    return Commit(expected, record, batch)

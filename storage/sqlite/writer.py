@@ -4,6 +4,7 @@ What it does not know: records, events, clocks. It is handed rows and functions.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -54,7 +55,8 @@ class CommitRows(NamedTuple):
     lease_owner, lease_until, wake_at, expires_at, deleted_at, doc. ``batch``: tenant_id, conversation_id,
     epoch, first_offset, last_offset, commit_id, key, body_hash, execution_id, messages, ended, events; None
     without events. ``execution``: tenant_id, execution_id, conversation_id, first_offset; None where it is
-    noted already. ``listed``: None where lists and inboxes say already what they should.
+    noted already. ``listed``: None where lists and inboxes say already what they should. ``meanwhile``: see
+    ``Commit``.
     """
 
     is_insert: bool
@@ -63,6 +65,7 @@ class CommitRows(NamedTuple):
     execution: Row | None
     listed: ListedRows | None
     bytes: int
+    meanwhile: Callable[[], None] | None = None
 
 
 class Call(NamedTuple):
@@ -91,6 +94,11 @@ def settle(answers: Sequence[Answer]) -> None:
             future.set_exception(error)
 
 
+def _do_all(work: Sequence[Callable[[], None]]) -> None:
+    for do in work:
+        do()
+
+
 class Writer:
     """Owns the writing connection and its thread.
 
@@ -107,6 +115,7 @@ class Writer:
         self._closing = False
         self._dead = False
         self._failing = False
+        self._meanwhile: Sequence[Callable[[], None]] = ()
         self._ended = self._loop.create_future()
         self._connection: sqlite3.Connection
         self._cursor: sqlite3.Cursor
@@ -205,6 +214,9 @@ class Writer:
     def _serve(self, group: list[_Item]) -> list[Answer]:
         """Run a group in one transaction; if that fails, each item in its own."""
         jobs = [job for _, job in group]
+        self._meanwhile = [
+            job.meanwhile for job in jobs if isinstance(job, CommitRows) and job.meanwhile is not None
+        ]
         for work in (self._all_at_once, self._one_by_one) if len(jobs) > 1 else ():
             try:
                 results = self._in_transaction(partial(work, jobs))
@@ -241,6 +253,7 @@ class Writer:
         return result
 
     def _commit(self) -> None:
+        self._lend_the_core()
         try:
             self._cursor.execute("COMMIT")
         except sqlite3.Error as error:
@@ -250,6 +263,13 @@ class Writer:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
                 raise
             raise CommitUnknown(f"{self._database.path}: {error}") from error
+
+    def _lend_the_core(self) -> None:
+        """While the disk works, have the event loop do what is to be done behind this commit anyway."""
+        meanwhile, self._meanwhile = self._meanwhile, ()
+        if meanwhile:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(_do_all, meanwhile)
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:  # some errors have rolled it back already

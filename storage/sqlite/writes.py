@@ -88,6 +88,7 @@ def commit_rows(commit: Commit, known: Known | None) -> CommitRows:
         execution=execution,
         listed=_listed_rows(record, known),
         bytes=size,
+        meanwhile=commit.meanwhile,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,42 @@ async def fill(store: SqliteStore) -> int:
         except StoreUnavailable:
             return n
     pytest.fail("the disk never became full")
+
+
+# -- what the event loop does while the disk works ------------------------------------------------------
+
+
+async def test_what_can_be_done_meanwhile_is_done_once_and_before_the_answer(sqlite: SqliteStore) -> None:
+    """Also where a group is taken apart because one of it misses."""
+    record = await committed(sqlite, conversation())
+    told: list[str] = []
+
+    async def commit(name: str, commit: Commit) -> None:
+        outcome = await sqlite.commit(replace(commit, meanwhile=lambda: told.append(name)))
+        told.append(f"{name}: {outcome.value}")
+
+    commits = [commit(f"c{n}", next_commit(conversation(f"c{n}"))) for n in range(50)]
+    await asyncio.gather(commit("one", next_commit(record)), commit("two", next_commit(record)), *commits)
+    assert sorted(line for line in told if line.startswith(("one:", "two:"))) == [
+        "one: committed",
+        "two: conflict",
+    ]
+    for name in ["one", *(f"c{n}" for n in range(50))]:
+        assert told.count(name) == 1
+        assert told.index(name) < told.index(f"{name}: committed")
+    assert told.count("two") <= 1
+
+
+async def test_a_commit_that_fails_is_answered_whatever_was_done_meanwhile(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "parley.db", max_pages=60)
+    await store.open()
+    told: list[str] = []
+    commit = next_commit(conversation(), slots={"x": "y" * 1_000_000})
+    with pytest.raises(StoreUnavailable):
+        await store.commit(replace(commit, meanwhile=lambda: told.append("meanwhile")))
+    assert told.count("meanwhile") <= 1
+    await committed(store, conversation())
+    await store.close()
 
 
 # -- closing and opening -------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ class Talk:
         self.catalog = Catalog(self.store)
         for source in flows:
             self.catalog.add(compile_flow(source, "test.yaml"))
+        self.prepared: list[Publication] = []
         self.published: list[Publication] = []
         self.engine = Engine(
             store=self.store,
@@ -50,6 +51,7 @@ class Talk:
             catalog=self.catalog,
             actions=Actions(actions or {}),
             publish=self.published.append,
+            prepare=self.prepared.append,
             sole_writer=sole_writer,
             options=EngineOptions(
                 instance_id=instance_id, ring_size=ring_size, session_ms=session_ms, cache_bytes=cache_bytes

@@ -222,6 +222,46 @@ async def test_the_store_being_away_refuses_before_anything_is_sent() -> None:
     assert hub.watched == 0
 
 
+# --- what is prepared while the disk works --------------------------------------------------------
+
+
+async def test_what_was_prepared_shows_only_once_it_is_published() -> None:
+    log, watcher, boss = Log(), FakeWatcher(), FakeWatcher(INSPECTOR)
+    hub = hub_over(log)
+    await log.say()
+    await watch(hub, watcher)
+    await watch(hub, boss)
+    publication = await log.commit("a.b", ("a.c", {}, "full"))
+    hub.prepare(publication)
+    assert offsets(watcher) == offsets(boss) == []
+    hub.publish(publication)
+    assert (offsets(watcher), offsets(boss)) == ([2], [2, 3])
+    assert spans(watcher) == spans(boss) == [(2, 3)]
+
+
+async def test_a_commit_that_was_prepared_and_failed_is_never_told() -> None:
+    log, watcher = Log(), FakeWatcher()
+    hub = hub_over(log)
+    await watch(hub, watcher)
+    hub.prepare(await Log().say("lost"))
+    hub.publish(await log.say("kept"))
+    hub.prepare(await log.say("never published"))
+    assert [e["data"]["text"] for f in watcher.of_type("events") for e in f["events"]] == ["kept"]
+
+
+async def test_whose_scopes_went_since_it_was_prepared_sees_what_the_rest_allow() -> None:
+    log, boss = Log(), FakeWatcher(INSPECTOR)
+    hub = hub_over(log)
+    await log.say()
+    await watch(hub, boss)
+    publication = await log.commit(("a.b", {}, "full"), ("a.c", {}, "agent"))
+    hub.prepare(publication)
+    boss.principal = type(INSPECTOR)("boss", TENANT, scopes=AGENT.scopes)
+    hub.reauthorise(boss)
+    hub.publish(publication)
+    assert offsets(boss) == [3]
+
+
 # --- resuming on a live socket --------------------------------------------------------------------
 
 

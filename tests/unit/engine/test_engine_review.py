@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from storage.base import Commit, CommitOutcome, CommitUnknown, StoreUnavailable
 from storage.memory import MemoryStore
 from storage.models import COMMIT_MAX_BYTES, EVENT_MAX_BYTES, RECORD_MAX_BYTES, FlowVersion, InboxEntry
 from storage.sizes import batch_bytes, event_bytes, record_bytes
+from storage.sqlite import SqliteStore
 from tests.support.talk import USER, Talk, replies
 from tests.support.world import VirtualClock
 
@@ -737,3 +739,16 @@ async def test_a_tombstone_does_not_outlive_its_days_in_the_cache() -> None:
             await talk.say("hello")
         await talk.wait(31 * 24 * 3_600_000)
         assert replies(await talk.say("hello")) == ["What?"]
+
+
+async def test_what_is_published_was_prepared_while_the_disk_worked(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    store = SqliteStore(tmp_path / "parley.db", clock=clock.now)
+    await store.open()
+    async with Talk(GUIDE, store=store, clock=clock) as talk:
+        for text in ("hi", "milk", "3"):
+            await talk.say(text)
+        assert len(talk.published) == 3
+        for prepared, published in zip(talk.prepared, talk.published, strict=True):
+            assert prepared.batch is published.batch
+            assert prepared.record is published.record
