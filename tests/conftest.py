@@ -1,8 +1,10 @@
 """What every test here shares: the ``needs`` marker and the Hypothesis profiles."""
 
+import gc
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
@@ -85,10 +87,27 @@ def _required() -> frozenset[str]:
 
 
 def pytest_configure() -> None:
-    """Refuse a ``PARLEY_TEST_REQUIRE`` that names nothing we know: it would require nothing, in silence."""
+    """Refuse a ``PARLEY_TEST_REQUIRE`` that names nothing we know: it would require nothing, in silence.
+
+    And keep bytecode, whatever the environment says: hundreds of processes would compile all sources anew.
+    """
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if unknown := sorted(_required() - PROGRAMS.keys()):
         known = ", ".join(PROGRAMS)
         raise pytest.UsageError(f"PARLEY_TEST_REQUIRE names {', '.join(unknown)}; known are: {known}")
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Let the collector rest while thousands of tests are made, all of which stay."""
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep the collector from walking through them again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
