@@ -13,6 +13,7 @@ CI affords hundreds.
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import select
@@ -135,7 +136,11 @@ def _die_with_parent() -> None:
 
 def _nurse() -> None:
     from server.app import serve  # noqa: F401 - loaded once, for all children
+    from server.engine.steps import step_types
 
+    step_types()
+    gc.collect()
+    gc.freeze()  # else the collector of each child would go through all of it, and so copy it
     _die_with_parent()
     ended, woken = os.pipe()
     os.set_blocking(woken, False)
