@@ -1,6 +1,7 @@
 """What a newcomer gets wrong: each mistake is answered by one sentence that says what to do."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -104,10 +105,17 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `parley init` has made the project `cafe`."""
+    folder = tmp_path_factory.mktemp("made")
+    assert parley("init", "cafe", cwd=folder).returncode == 0
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    assert parley("init", "cafe", cwd=tmp_path).returncode == 0
-    return tmp_path
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
 
 
 @pytest.mark.parametrize("name", MISTAKES)
