@@ -5,18 +5,27 @@ from typing import Final
 
 import pytest
 
-from tests.support.ordeal import HEALED_WITHIN_S, SEEDS, SLACK_S, THOROUGH, Ordeal
+from tests.support.ordeal import HEALED_WITHIN_S, SEEDS, SLACK_S, THOROUGH, Ordeal, lasting
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("redis", "mongo"), pytest.mark.timeout(300)]
 each_seed = pytest.mark.parametrize("seed", SEEDS)
 
 LOSSY: Final = "tests.support.lossy_bus:open_bus"
+ROUND_S: Final = 8.0
+"""Within this an instance looks at every conversation that is watched there."""
 TURNS: Final = 200 if THOROUGH else 60
 
 
 async def _talk(ordeal: Ordeal) -> None:
     for _ in range(TURNS // 10):  # who waits for what another instance did may wait for seconds
         await ordeal.goes_on(10)
+
+
+async def _talk_on(ordeal: Ordeal) -> None:
+    """Talk until each instance has looked at each conversation once, which is healed by that; then go on."""
+    async with lasting(ROUND_S + ordeal.late_s):
+        await _talk(ordeal)
+    await ordeal.goes_on(10)
 
 
 @each_seed
@@ -41,5 +50,5 @@ async def test_instances_that_do_not_look_are_caught(tmp_path: Path) -> None:
         "PARLEY_TEST_STALE_OFFSETS": "1",
     }
     patience_s = HEALED_WITHIN_S + SLACK_S + 2
-    found = await Ordeal(tmp_path, 1, env=env).run(_talk, patience_s=patience_s)
+    found = await Ordeal(tmp_path, 1, env=env).run(_talk_on, patience_s=patience_s)
     assert "late" in {violation.rule for violation in found}
