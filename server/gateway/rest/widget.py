@@ -9,7 +9,7 @@ present part, not to be kept, and the two understand each other (``clients/widge
 import gzip
 import hashlib
 import json
-from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from typing import Final
 
@@ -28,17 +28,16 @@ _HEADERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class _Script:
-    """A script, compressed once instead of for each browser; its ``ETag`` differs with the encoding."""
+    """A script, compressed for the first browser and kept for all; its ``ETag`` differs with the encoding."""
 
-    plain: bytes
-    packed: bytes
-    tag: str
+    def __init__(self, plain: bytes) -> None:
+        self.plain = plain
+        self.tag = hashlib.sha256(plain).hexdigest()[:32]
 
-    @classmethod
-    def of(cls, plain: bytes) -> "_Script":
-        return cls(plain, gzip.compress(plain, 9, mtime=0), hashlib.sha256(plain).hexdigest()[:32])
+    @cached_property
+    def packed(self) -> bytes:
+        return gzip.compress(self.plain, 9, mtime=0)
 
     def answer(self, request: Request, cache_control: str) -> Response:
         packed = _takes_gzip(request.headers)
@@ -58,8 +57,8 @@ class WidgetRoutes:
     def __init__(self) -> None:
         folder = files("server.widget")
         self._names: dict[str, str] = json.loads((folder / "files.json").read_text("utf-8"))["parts"]
-        self._launcher = _Script.of((folder / "widget.js").read_bytes())
-        self._parts = {part: _Script.of((folder / name).read_bytes()) for part, name in self._names.items()}
+        self._launcher = _Script((folder / "widget.js").read_bytes())
+        self._parts = {part: _Script((folder / name).read_bytes()) for part, name in self._names.items()}
 
     def routes(self) -> list[Route]:
         """Return the routes."""
