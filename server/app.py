@@ -66,6 +66,10 @@ from storage.open import MongoSettings, open_bus, open_shared, open_store
 
 GRACEFUL_S: Final = 2
 """What uvicorn may still take after the drain."""
+ENDING_S: Final = 0.01
+"""How often it then looks whether all connections have ended."""
+DATE_S: Final = 1.0
+"""How long the ``Date`` of answers stays."""
 PATIENCE_S: Final = 4.8
 """With a store over the network: after so long a command's sender is told that it is away."""
 BESIDE_S: Final = 0.3
@@ -455,11 +459,21 @@ def build(
 
 
 class Server(uvicorn.Server):
-    """uvicorn, told by us when to stop: a signal drains first, and only then closes sockets."""
+    """uvicorn, told by us when to stop: a signal drains first, and only then closes sockets.
+
+    It is woken by being told, where uvicorn looks ten times a second, and ends with its last connection.
+    """
 
     def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_listening = on_listening
+        self._told = asyncio.Event()
+
+    def stop(self, *, force: bool = False) -> None:
+        """Serve no more; with ``force``, wait for none of those who are connected."""
+        self.should_exit = True
+        self.force_exit = self.force_exit or force
+        self._told.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -470,6 +484,32 @@ class Server(uvicorn.Server):
         """Listen."""
         await super().startup(sockets)
         self._on_listening()
+
+    async def main_loop(self) -> None:
+        """Keep the ``Date`` of answers right until told to stop."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), DATE_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen no more, and see the connections end; what runs for ``GRACEFUL_S`` yet is cancelled."""
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                await asyncio.sleep(ENDING_S)
+                while not self._has_ended():  # noqa: ASYNC110 - of which nobody is told
+                    await asyncio.sleep(ENDING_S)
+                for server in self.servers:
+                    await server.wait_closed()
+        except TimeoutError:
+            for task in self.server_state.tasks:
+                task.cancel()
+
+    def _has_ended(self) -> bool:
+        return self.force_exit or not (self.server_state.connections or self.server_state.tasks)
 
 
 def uvicorn_config(application: Application) -> uvicorn.Config:
@@ -591,15 +631,15 @@ async def _run(
         await server.serve(sockets=[listener])
 
 
-async def _drain_then_stop(application: Application, server: uvicorn.Server) -> None:
+async def _drain_then_stop(application: Application, server: Server) -> None:
     try:
         await application.drain.run(application.settings.drain_seconds)
     finally:
-        server.should_exit = True
+        server.stop()
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], Awaitable[None]], server: uvicorn.Server) -> Iterator[None]:
+def _signals(stop: Callable[[], Awaitable[None]], server: Server) -> Iterator[None]:
     """The first signal drains; a second Ctrl-C does not wait any longer."""
     loop = asyncio.get_running_loop()
     draining: list[asyncio.Future[None]] = []
@@ -608,7 +648,7 @@ def _signals(stop: Callable[[], Awaitable[None]], server: uvicorn.Server) -> Ite
         if not draining:
             draining.append(asyncio.ensure_future(stop()))
         elif number == signal.SIGINT:
-            server.should_exit = server.force_exit = True
+            server.stop(force=True)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)

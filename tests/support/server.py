@@ -243,7 +243,7 @@ async def running_server(
         yield running
     finally:
         await asyncio.gather(*(s.close() for s in running.sockets), return_exceptions=True)
-        server.should_exit = True
+        server.stop()
         await serving
         await application.shutdown()
 
