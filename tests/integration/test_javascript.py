@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
-from tests.support.browser import running_browser
+from tests.support.browser import context_of, running_browser
 from tests.support.javascript import CLIENTS, bundle, serve_folder
 from tests.support.server import ServerProcess, server_process, token
 
@@ -82,17 +82,28 @@ def server(tmp_path: Path, site: str) -> Iterator[ServerProcess]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of somebody who was never here."""
+    with context_of(browser) as context:
+        yield context.new_page()
+
+
 @pytest.mark.needs("browser")
-def test_the_golden_vectors_hold_in_chromium(site: str, tmp_path: Path) -> None:
+def test_the_golden_vectors_hold_in_chromium(page: Page, site: str, tmp_path: Path) -> None:
     """The file that Vitest runs in Node, with what a page has not in place of Vitest and Node."""
     shutil.copytree(VECTORS, tmp_path / "protocol" / "vectors")
     page_of_tests = "clients/javascript/tests/vectors.js"
     instead = dict.fromkeys(("vitest", "node:fs"), "./tests/in-a-page.ts")
     bundle("tests/vectors.test.ts", tmp_path / page_of_tests, platform="browser", instead=instead)
-    with running_browser() as browser:
-        page = browser.new_page()
-        page.goto(site)
-        ran = page.evaluate(f"import('/{page_of_tests}').then(() => ran)")
+    page.goto(site)
+    ran = page.evaluate(f"import('/{page_of_tests}').then(() => ran)")
     assert [case for case in ran if case["failure"]] == []
     files = [
         json.loads((VECTORS / f"{name}.json").read_text())
@@ -102,94 +113,90 @@ def test_the_golden_vectors_hold_in_chromium(site: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("browser")
-def test_what_was_typed_offline_survives_the_page_and_is_said_once(server: ServerProcess, site: str) -> None:
+def test_what_was_typed_offline_survives_the_page_and_is_said_once(
+    server: ServerProcess, site: str, page: Page
+) -> None:
     """A reload, a second tab that lives, and another person after the first."""
     said = "chat.messages.filter(({ role }) => role === 'user').map(({ text }) => text)"
-    with running_browser() as browser:
-        context = browser.new_context()
 
-        def tab(user: str) -> None:
-            page.goto(site)
-            page.add_script_tag(url="/tab.js", type="module")
-            page.wait_for_function("() => Boolean(globalThis.begin)")
-            page.evaluate("(given) => begin(...given)", [server.url, token(user), f"with-{user}"])
-
-        page = context.new_page()
-        tab("ann")
-        page.evaluate("chat.ask('hello').then(() => null)")
-        context.set_offline(True)
-        page.evaluate("globalThis.parley.close()")
-        kept = {"type": "process", "conversation_id": "with-ann", "idempotency_key": "typed-offline-1"}
-        frame = kept | {"content": {"type": "text", "text": "Ann"}}
-        # as a page leaves it that is gone before the network is back: nobody holds its lock
-        url = f"{server.url.replace('http', 'ws')}/v1/ws"
-        entry = json.dumps({"frame": frame, "owner": "t1/ann", "url": url})
-        place = "`parley-outbox:parley:gone:${Date.now()}:000000001`"
-        page.evaluate(f"(entry) => localStorage.setItem({place}, entry)", entry)
-        context.set_offline(False)
-        tab("bob")
-        assert page.evaluate("told.some(([state, code]) => code === 'outbox_of_another')")
-        page.evaluate("parley.close()")
-        assert page.evaluate("localStorage.length") == 1
-        tab("ann")
-        page.wait_for_function(f"{said}.length === 2")
-        assert page.evaluate(said) == ["hello", "Ann"]
-        page.wait_for_function("localStorage.length === 0")
-        context.close()
-
-
-@pytest.mark.needs("browser")
-def test_an_outbox_that_is_closed_at_once_is_held_by_nobody(server: ServerProcess, site: str) -> None:
-    """Its lock may come after the closing; the next client of the page takes its commands over."""
-    with running_browser() as browser:
-        page = browser.new_page()
+    def tab(user: str) -> None:
         page.goto(site)
         page.add_script_tag(url="/tab.js", type="module")
         page.wait_for_function("() => Boolean(globalThis.begin)")
-        at_once = "begin(...given).catch(() => {}); chat.send('hello'); parley.close();"
-        page.evaluate(f"(given) => {{ {at_once} }}", [server.url, token(), "c1"])
-        page.wait_for_function(
-            "navigator.locks.query().then(({ held, pending }) => held.length + pending.length === 0)"
-        )
-        page.evaluate("(given) => begin(...given)", [server.url, token(), "c2"])
-        page.wait_for_function("() => parley.unacknowledged === 0 && localStorage.length === 0")
-        page.evaluate("([url, token]) => begin(url, token, 'c1')", [server.url, token()])
-        said = "chat.messages.filter(({ role }) => role === 'user').map(({ text }) => text)"
-        page.wait_for_function(f"{said}.length === 1")
+        page.evaluate("(given) => begin(...given)", [server.url, token(user), f"with-{user}"])
+
+    tab("ann")
+    page.evaluate("chat.ask('hello').then(() => null)")
+    page.context.set_offline(True)
+    page.evaluate("globalThis.parley.close()")
+    kept = {"type": "process", "conversation_id": "with-ann", "idempotency_key": "typed-offline-1"}
+    frame = kept | {"content": {"type": "text", "text": "Ann"}}
+    # as a page leaves it that is gone before the network is back: nobody holds its lock
+    url = f"{server.url.replace('http', 'ws')}/v1/ws"
+    entry = json.dumps({"frame": frame, "owner": "t1/ann", "url": url})
+    place = "`parley-outbox:parley:gone:${Date.now()}:000000001`"
+    page.evaluate(f"(entry) => localStorage.setItem({place}, entry)", entry)
+    page.context.set_offline(False)
+    tab("bob")
+    assert page.evaluate("told.some(([state, code]) => code === 'outbox_of_another')")
+    page.evaluate("parley.close()")
+    assert page.evaluate("localStorage.length") == 1
+    tab("ann")
+    page.wait_for_function(f"{said}.length === 2")
+    assert page.evaluate(said) == ["hello", "Ann"]
+    page.wait_for_function("localStorage.length === 0")
+
+
+@pytest.mark.needs("browser")
+def test_an_outbox_that_is_closed_at_once_is_held_by_nobody(
+    server: ServerProcess, site: str, page: Page
+) -> None:
+    """Its lock may come after the closing; the next client of the page takes its commands over."""
+    page.goto(site)
+    page.add_script_tag(url="/tab.js", type="module")
+    page.wait_for_function("() => Boolean(globalThis.begin)")
+    at_once = "begin(...given).catch(() => {}); chat.send('hello'); parley.close();"
+    page.evaluate(f"(given) => {{ {at_once} }}", [server.url, token(), "c1"])
+    page.wait_for_function(
+        "navigator.locks.query().then(({ held, pending }) => held.length + pending.length === 0)"
+    )
+    page.evaluate("(given) => begin(...given)", [server.url, token(), "c2"])
+    page.wait_for_function("() => parley.unacknowledged === 0 && localStorage.length === 0")
+    page.evaluate("([url, token]) => begin(url, token, 'c1')", [server.url, token()])
+    said = "chat.messages.filter(({ role }) => role === 'user').map(({ text }) => text)"
+    page.wait_for_function(f"{said}.length === 1")
 
 
 @pytest.mark.needs("browser")
 def test_what_was_typed_while_the_server_was_away_is_said_once_after_a_reload(
-    tmp_path: Path, site: str
+    tmp_path: Path, site: str, page: Page
 ) -> None:
     """The page lives while it loses its server, is typed into, and is reloaded before the server is back."""
     said = "chat.messages.filter(({ role }) => role === 'user').map(({ text }) => text)"
-    with running_browser() as browser:
-        page = browser.new_page()
 
-        def begin(then: str) -> None:
-            page.add_script_tag(url="/tab.js", type="module")
-            page.wait_for_function("() => Boolean(globalThis.begin)")
-            page.evaluate(f"(given) => {then}", [first.url, token("ann"), "with-ann"])
+    def begin(then: str) -> None:
+        page.add_script_tag(url="/tab.js", type="module")
+        page.wait_for_function("() => Boolean(globalThis.begin)")
+        page.evaluate(f"(given) => {then}", [first.url, token("ann"), "with-ann"])
 
-        with server_process(tmp_path, PARLEY_ORIGINS=site) as first:
-            page.goto(site)
-            begin("begin(...given).then(() => chat.ask('hello')).then(() => null)")
-            first.kill()
-        page.wait_for_function("() => !parley.connected")
-        page.evaluate("for (const text of ['Ann', 'blue']) chat.send(text)")
-        assert page.evaluate("parley.unacknowledged") == 2
+    with server_process(tmp_path, PARLEY_ORIGINS=site) as first:
+        page.goto(site)
+        begin("begin(...given).then(() => chat.ask('hello')).then(() => null)")
+        first.kill()
+    page.wait_for_function("() => !parley.connected")
+    page.evaluate("for (const text of ['Ann', 'blue']) chat.send(text)")
+    assert page.evaluate("parley.unacknowledged") == 2
+    page.reload()
+    assert page.evaluate("typeof globalThis.chat") == "undefined"
+    begin("{ begin(...given).catch(() => {}) }")
+    page.wait_for_function("() => parley.unacknowledged === 2")
+    with server_process(tmp_path, port=first.address[1], PARLEY_ORIGINS=site):
+        page.wait_for_function(f"{said}.length === 3")
+        page.wait_for_function("() => parley.unacknowledged === 0 && localStorage.length === 0")
         page.reload()
-        assert page.evaluate("typeof globalThis.chat") == "undefined"
-        begin("{ begin(...given).catch(() => {}) }")
-        page.wait_for_function("() => parley.unacknowledged === 2")
-        with server_process(tmp_path, port=first.address[1], PARLEY_ORIGINS=site):
-            page.wait_for_function(f"{said}.length === 3")
-            page.wait_for_function("() => parley.unacknowledged === 0 && localStorage.length === 0")
-            page.reload()
-            begin("begin(...given)")
-            assert page.evaluate(said) == ["hello", "Ann", "blue"]
-            assert page.evaluate("chat.messages.at(-1).text") == "Hello Ann, you like blue."
+        begin("begin(...given)")
+        assert page.evaluate(said) == ["hello", "Ann", "blue"]
+        assert page.evaluate("chat.messages.at(-1).text") == "Hello Ann, you like blue."
 
 
 FRONT_END = """
@@ -208,20 +215,19 @@ globalThis.isReady = true;
 
 
 @pytest.mark.needs("browser")
-def test_the_front_end_of_the_how_to_shows_what_happens(tmp_path: Path) -> None:
+def test_the_front_end_of_the_how_to_shows_what_happens(tmp_path: Path, page: Page) -> None:
     """Its snippets as they stand, but for the address; what they leave to the reader notes its calls."""
     begin, show, say, watch = snippets(HOW_TO)
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "chat-token").write_text(token("ann"))
     project = shutil.copytree(ROOT / "examples" / "booking", tmp_path / "booking")
-    with serve_folder(folder) as site, running_browser() as browser:
+    with serve_folder(folder) as site:
         (folder / "index.html").write_text('<!doctype html><script type="module" src="/page.js"></script>')
         with server_process(project, PARLEY_ORIGINS=site) as server:
             there = begin.replace("https://chat.example.com", server.url)
             (tmp_path / "page.mjs").write_text(FRONT_END % (there + watch, say, show))
             bundle(str(tmp_path / "page.mjs"), folder / "page.js", platform="browser")
-            page = browser.new_page()
             page.goto(site)
             page.wait_for_function("() => globalThis.isReady")
             page.evaluate("say('I need an appointment')")
@@ -317,21 +323,19 @@ def back_to_the_tab(page: Page) -> None:
 @pytest.mark.needs("browser")
 @pytest.mark.parametrize("comes", [back_online, back_to_the_tab])
 def test_a_browser_that_says_that_it_is_back_is_believed(
-    server: ServerProcess, site: str, tmp_path: Path, comes: Callable[[Page], None]
+    server: ServerProcess, site: str, page: Page, tmp_path: Path, comes: Callable[[Page], None]
 ) -> None:
     """The pause before a reconnection ends at once; a connection that stands is asked for a sign of life."""
     shutil.copy(CLIENTS / "javascript" / "dist" / "parley-client.min.js", tmp_path / "cdn.js")
-    with running_browser() as browser:
-        page = browser.new_page()
-        page.goto(site)
-        page.evaluate(BACK_AGAIN, [server.url, token()])
-        page.wait_for_function("() => seen.states.at(-1) === 'disconnected'")
-        comes(page)
-        page.wait_for_function("() => seen.states.at(-1) === 'connected'")
-        assert page.evaluate("seen.sockets.length") == 2
-        comes(page)
-        page.wait_for_function("() => seen.sent.includes('probe')")
-        assert page.evaluate("seen.states.at(-1)") == "connected"
+    page.goto(site)
+    page.evaluate(BACK_AGAIN, [server.url, token()])
+    page.wait_for_function("() => seen.states.at(-1) === 'disconnected'")
+    comes(page)
+    page.wait_for_function("() => seen.states.at(-1) === 'connected'")
+    assert page.evaluate("seen.sockets.length") == 2
+    comes(page)
+    page.wait_for_function("() => seen.sent.includes('probe')")
+    assert page.evaluate("seen.states.at(-1)") == "connected"
 
 
 WITHOUT_A_BUILD = """
@@ -361,19 +365,15 @@ async ([file, url, token]) => {
 @pytest.mark.needs("browser")
 @pytest.mark.parametrize("file", ["parley-client.min.js", "parley-client.all.min.js"])
 def test_a_page_without_a_build_chats_and_asks_over_rest(
-    server: ServerProcess, site: str, tmp_path: Path, file: str
+    server: ServerProcess, site: str, page: Page, tmp_path: Path, file: str
 ) -> None:
     """The built files, whose inner names are letters; what REST needs comes when it is needed."""
     for built in (CLIENTS / "javascript" / "dist").glob("*.min.js"):
         shutil.copy(built, tmp_path)
-    with running_browser() as browser:
-        context = browser.new_context()
-        page = context.new_page()
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
-        page.goto(site)
-        told = page.evaluate(WITHOUT_A_BUILD, [f"/{file}", server.url, token()])
-        context.close()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+    page.goto(site)
+    told = page.evaluate(WITHOUT_A_BUILD, [f"/{file}", server.url, token()])
     assert told == [
         "turn.completed", "PendingNotFound", "pending_not_found", True,
         ["from-a-page"], "execution_not_found", True, False,
