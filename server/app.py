@@ -489,7 +489,8 @@ class Server(uvicorn.Server):
         """Keep the ``Date`` of answers right until told to stop."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), DATE_S)
+                async with asyncio.timeout(DATE_S):
+                    await self._told.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen no more, and see the connections end; what runs for ``GRACEFUL_S`` yet is cancelled."""
