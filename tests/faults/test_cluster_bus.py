@@ -51,4 +51,5 @@ async def test_instances_that_do_not_look_are_caught(tmp_path: Path) -> None:
     }
     patience_s = HEALED_WITHIN_S + SLACK_S + 2
     found = await Ordeal(tmp_path, 1, env=env).run(_talk_on, patience_s=patience_s)
-    assert "late" in {violation.rule for violation in found}
+    # What a busy machine is excused for may be longer than this patience; who never comes to rest is not.
+    assert {"late", "answers"} & {violation.rule for violation in found}

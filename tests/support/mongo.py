@@ -111,8 +111,10 @@ class MongoServer:
         self.start()
 
     def pause(self) -> None:
-        """Let it hang: its connections stay, and nobody answers."""
+        """Let it hang: its connections stay, and nobody answers from here on."""
+        assert self._process is not None
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # a busy machine takes its time
 
     def resume(self) -> None:
         """Let it go on."""
