@@ -12,7 +12,7 @@ import uvloop
 from storage.redis import Address, RedisBus
 from storage.redis.link import Pace
 from storage.redis.publisher import QUEUE_MESSAGES
-from tests.support.fake_redis import FakeRedis
+from tests.support.fake_redis import Answer, FakeRedis
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
 
@@ -142,6 +142,17 @@ async def test_a_connection_that_delivers_nothing_is_found_out_and_made_anew() -
         await eventually(lambda: deaf.connections >= 4)
         assert b"PUBLISH" in {command[0] for command in deaf.commands}
         await eventually(lambda: instance.restored >= 1)
+
+
+async def test_a_replica_that_lost_its_master_is_waited_out() -> None:
+    """It takes connections and says of each what it is; only what is asked of it fails."""
+    lost: dict[bytes, Answer] = {b"PING": lambda _: b"-MASTERDOWN Link with MASTER is down\r\n"}
+    async with FakeRedis().serving() as redis, instances(redis.url, 1, HASTY) as (instance,):
+        await eventually(lambda: instance.up)
+        redis.answers = lost
+        await eventually(lambda: instance.bus.health().reason == "Redis is not ready")
+        redis.answers = {}
+        await eventually(lambda: instance.up)
 
 
 async def test_a_silent_bus_that_works_is_left_alone(redis_server: RedisServer) -> None:
