@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support import javascript, mongo
@@ -108,6 +109,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Undo what commands do to the log of their process, which here is that of all tests.
+
+    Loggers keep what was configured when they were first used: a later test would not see what they say.
+    """
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        for module in list(sys.modules.values()):
+            if isinstance(logger := getattr(module, "_log", None), type(structlog.get_logger())):
+                vars(logger).pop("bind", None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
