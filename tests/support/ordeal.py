@@ -191,7 +191,8 @@ class Ordeal:
         )  # fmt: skip
         if self._answers:
             found += observers.hanging(evidence, ANSWERED_WITHIN_S + slack_s)
-        return found if calm else [*found, Violation("answers", "all", "they never came to rest")]
+        # First, since the rest may follow from it: what was read was still being written.
+        return found if calm else [Violation("answers", "all", "they never came to rest"), *found]
 
     # --- what a fault may ask -------------------------------------------------------------------
 
