@@ -66,8 +66,6 @@ from storage.open import MongoSettings, open_bus, open_shared, open_store
 
 GRACEFUL_S: Final = 2
 """What uvicorn may still take after the drain."""
-ENDING_S: Final = 0.01
-"""How often it then looks whether all connections have ended."""
 DATE_S: Final = 1.0
 """How long the ``Date`` of answers stays."""
 PATIENCE_S: Final = 4.8
@@ -461,7 +459,7 @@ def build(
 class Server(uvicorn.Server):
     """uvicorn, told by us when to stop: a signal drains first, and only then closes sockets.
 
-    It is woken by being told, where uvicorn looks ten times a second, and ends with its last connection.
+    It is woken by being told, where uvicorn looks ten times a second.
     """
 
     def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
@@ -491,26 +489,6 @@ class Server(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DATE_S):
                     await self._told.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen no more, and see the connections end; what runs for ``GRACEFUL_S`` yet is cancelled."""
-        for listening in (*self.servers, *(sockets or ())):
-            listening.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        try:
-            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
-                await asyncio.sleep(ENDING_S)
-                while not self._has_ended():  # noqa: ASYNC110 - of which nobody is told
-                    await asyncio.sleep(ENDING_S)
-                for server in self.servers:
-                    await server.wait_closed()
-        except TimeoutError:
-            for task in self.server_state.tasks:
-                task.cancel()
-
-    def _has_ended(self) -> bool:
-        return self.force_exit or not (self.server_state.connections or self.server_state.tasks)
 
 
 def uvicorn_config(application: Application) -> uvicorn.Config:
