@@ -171,6 +171,8 @@ class Ordeal:
         return self._metronome.late_s
 
     async def _comes_to_rest(self, patience_s: float) -> bool:
+        # People are answered as late as this process gets to read it.
+        patience_s += self.late_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
                 await self.goes_on()
