@@ -19,9 +19,11 @@ from typing import Any, Final
 
 import pytest
 
+from storage.base import StoreUnavailable
 from tests.support import observers
 from tests.support.checker import check
 from tests.support.crowd import PEOPLE, Crowd, Places, environment, read_logs
+from tests.support.durable_log import Log
 from tests.support.evidence import Evidence, Violation, is_unknown
 from tests.support.fleet import PATIENCE_S, Fleet
 from tests.support.history import EffectLog, History
@@ -180,7 +182,7 @@ class Ordeal:
         return False
 
     async def _judge(self, *, calm: bool) -> list[Violation]:
-        logs = await read_logs(self.fleet.store, self._people)
+        logs = await self._logs()
         effects, late_s = self._effects.read(), self.late_s
         self.turns = sum(len(log.by_key) for log in logs.values())
         self.unknown = sum(is_unknown(event) for log in logs.values() for event in log.events)
@@ -195,6 +197,14 @@ class Ordeal:
             found += observers.hanging(evidence, ANSWERED_WITHIN_S + slack_s)
         # First, since the rest may follow from it: what was read was still being written.
         return found if calm else [Violation("answers", "all", "they never came to rest"), *found]
+
+    async def _logs(self) -> dict[str, Log]:
+        """Read what the store has; it may still be behind with what it was asked before."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with contextlib.suppress(StoreUnavailable):
+                    return await read_logs(self.fleet.store, self._people)
+                await asyncio.sleep(1)
 
     # --- what a fault may ask -------------------------------------------------------------------
 
