@@ -107,6 +107,10 @@ class Failure:
 _UNAVAILABLE: Final = (ConnectionError, OSError)
 
 
+class _Raised(Exception):  # noqa: N818 - what happened
+    """What a thread raised that a future does not carry, or that would end more than the action."""
+
+
 class Actions:
     """The loaded actions by name."""
 
@@ -137,7 +141,7 @@ class Actions:
             return Failure("error", f'The action "{name}" is not available on this server.')
         try:
             value = await _call(function, context, arguments)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
         except ActionFailed as failed:
             return _told(name, failed)
@@ -146,8 +150,9 @@ class Actions:
         except _UNAVAILABLE as error:
             log.warning("action %s: %s", name, type(error).__name__, exc_info=True)
             return Failure("unavailable", f'The action "{name}" could not reach what it needs.', unknown=True)
-        except (Exception, SystemExit) as error:  # an author's code may raise anything
-            log.warning("action %s: %s", name, type(error).__name__, exc_info=True)
+        except BaseException as error:
+            raised = error.__cause__ if isinstance(error, _Raised) else error
+            log.warning("action %s: %s", name, type(raised).__name__, exc_info=True)
             return Failure("error", f'The action "{name}" failed.')
         try:
             plain = orjson.loads(orjson.dumps(value))
@@ -190,8 +195,19 @@ async def _call(function: Callable[..., Any], context: ActionContext, arguments:
     if inspect.iscoroutinefunction(function):
         return await function(context, **arguments)
     threaded = replace(context, loop=asyncio.get_running_loop())
-    value = await asyncio.to_thread(function, threaded, **arguments)
+    value = await asyncio.to_thread(_in_thread, function, threaded, arguments)
     return await value if inspect.isawaitable(value) else value
+
+
+def _in_thread(function: Callable[..., Any], context: ActionContext, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return function(context, **arguments)
+    except StopIteration as error:  # which a future refuses to take, and would wait for ever
+        raise _Raised from error
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _Raised from error
 
 
 def _functions_of(module_name: str) -> dict[str, Callable[..., Any]]:

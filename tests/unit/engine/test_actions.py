@@ -1,0 +1,79 @@
+"""Actions that misbehave: whatever an author's function raises fails its step, and nothing else."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from server.engine.actions import ActionContext, Actions, Failure
+from tests.support.talk import Talk
+
+FLOW = """
+flow: act
+default: true
+steps:
+  - {id: call, action: lab.run, effect: read, on_error: sorry}
+  - {id: done, end: completed}
+  - {id: sorry, say: "Sorry."}
+"""
+
+
+class Stop(BaseException):
+    """What some libraries stop their own work with."""
+
+
+async def _report(text: str) -> None:
+    raise AssertionError(text)
+
+
+CONTEXT = ActionContext(
+    key="k",
+    tenant_id="t",
+    user_id="u1",
+    conversation_id="c1",
+    execution_id="e",
+    step_id="s",
+    attempt=1,
+    deadline=0,
+    correlation_id=None,
+    slots={},
+    variables={},
+    config={},
+    report=_report,
+    log=logging.LoggerAdapter(logging.getLogger("parley.actions")),
+)
+
+
+async def run(function: Callable[..., Any]) -> Any:
+    """Run one action by itself."""
+    return await asyncio.wait_for(Actions({"lab.run": function}).run("lab.run", CONTEXT, {}), 30)
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration, Stop, SystemExit, KeyboardInterrupt, asyncio.CancelledError]
+)
+async def test_whatever_a_function_in_a_thread_raises_is_its_failure(error: type[BaseException]) -> None:
+    """``next`` of what is empty is the likeliest: a future does not take its StopIteration."""
+
+    def fail(context: ActionContext) -> None:
+        raise error
+
+    assert await run(fail) == Failure("error", 'The action "lab.run" failed.')
+
+
+async def test_what_is_no_exception_fails_the_step_at_once() -> None:
+    """It is not left to the end of the lease, nor tried again."""
+    calls = 0
+
+    async def fail(context: ActionContext) -> None:
+        nonlocal calls
+        calls += 1
+        raise Stop
+
+    async with Talk(FLOW, actions={"lab.run": fail}) as talk:
+        await talk.say("go")
+        await talk.rest()
+        assert await talk.texts() == ["Sorry."]
+    assert calls == 1
