@@ -5,12 +5,15 @@ wants to tell a flow *why* something failed raises ``ActionFailed``.
 """
 
 import asyncio
+import contextvars
 import importlib
 import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -23,6 +26,9 @@ log = logging.getLogger("parley.actions")
 MESSAGE_MAX_CHARS: Final = 1000
 MAX_DEPTH: Final = 64
 """How deeply a result may be nested: what it becomes a part of has to be JSON too."""
+
+THREADS: Final = 64
+"""How many sync actions run at a time; others wait for their turn. None is made before it is needed."""
 
 Progress = Callable[[str], Awaitable[None]]
 
@@ -116,6 +122,9 @@ class Actions:
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self._functions = dict(functions or {})
+        # Not the event loop's own threads: those look up the names of hosts, for stores and buses, too, and
+        # actions that hang would keep them all.
+        self._threads = ThreadPoolExecutor(THREADS, "parley-action")
 
     @property
     def names(self) -> frozenset[str]:
@@ -140,7 +149,7 @@ class Actions:
         if function is None:
             return Failure("error", f'The action "{name}" is not available on this server.')
         try:
-            value = await _call(function, context, arguments)
+            value = await self._call(function, context, arguments)
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
         except ActionFailed as failed:
@@ -162,6 +171,16 @@ class Actions:
             pass
         log.warning("action %s returned a %s that cannot be kept as JSON", name, type(value).__name__)
         return Failure("bad_result", f'The action "{name}" gave an unusable answer.')
+
+    async def _call(
+        self, function: Callable[..., Any], context: ActionContext, arguments: Mapping[str, Any]
+    ) -> Any:
+        if inspect.iscoroutinefunction(function):
+            return await function(context, **arguments)
+        loop = asyncio.get_running_loop()
+        call = partial(_in_thread, function, replace(context, loop=loop), arguments)
+        value = await loop.run_in_executor(self._threads, contextvars.copy_context().run, call)
+        return await value if inspect.isawaitable(value) else value
 
 
 def sayable(text: str, limit: int) -> str:
@@ -189,14 +208,6 @@ def _is_too_deep(value: Any) -> bool:
         if not level:
             return False
     return True
-
-
-async def _call(function: Callable[..., Any], context: ActionContext, arguments: Mapping[str, Any]) -> Any:
-    if inspect.iscoroutinefunction(function):
-        return await function(context, **arguments)
-    threaded = replace(context, loop=asyncio.get_running_loop())
-    value = await asyncio.to_thread(_in_thread, function, threaded, arguments)
-    return await value if inspect.isawaitable(value) else value
 
 
 def _in_thread(function: Callable[..., Any], context: ActionContext, arguments: Mapping[str, Any]) -> Any:

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -77,3 +79,21 @@ async def test_what_is_no_exception_fails_the_step_at_once() -> None:
         await talk.rest()
         assert await talk.texts() == ["Sorry."]
     assert calls == 1
+
+
+async def test_functions_that_hang_take_no_thread_from_the_event_loop() -> None:
+    """The loop's own threads look up hosts: with them gone, no store or bus could be reached again."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    hangs, go = threading.Event(), threading.Event()
+
+    def hang(context: ActionContext) -> str:
+        hangs.set()
+        assert go.wait(60)
+        return "done"
+
+    hanging = asyncio.create_task(run(hang))
+    try:
+        assert await asyncio.wait_for(asyncio.to_thread(hangs.wait, 30), 30)
+    finally:
+        go.set()
+    assert await hanging == "done"
