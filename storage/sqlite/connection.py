@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from storage.base import StorageError, StoreUnavailable
+from storage.sqlite.schema import check
 
 OLDEST_SQLITE: Final = (3, 35, 0)
 """Upserts came with 3.24, JSON functions are part of every later build; older ones are not tried."""
@@ -27,7 +28,10 @@ class Database:
     max_pages: int | None = None
 
     def connect_writer(self) -> sqlite3.Connection:
-        """Open (and create) the file for the one connection that writes. Raises StoreUnavailable."""
+        """Open (and create) the file for the one connection that writes.
+
+        Raises StoreUnavailable, StoreTooNew: then what is there is as it was.
+        """
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreUnavailable(f"SQLite {sqlite3.sqlite_version} is too old, 3.35 or newer is needed")
         try:
@@ -37,6 +41,7 @@ class Database:
             raise StoreUnavailable(f"cannot open {self.path}: {error.strerror}") from error
         connection = self._connect()
         try:
+            check(connection)  # before the file is told to have its log written ahead, and keeps that
             self._prepare_writer(connection)
         except BaseException:
             connection.close()

@@ -188,6 +188,18 @@ MIGRATIONS: Final[Sequence[str]] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> list[str]:
     """Bring the file to the newest version, or leave it as it is; return what was done.
 
+    Raises what ``check`` does.
+    """
+    version = check(connection, len(migrations))
+    done = list(range(version + 1, len(migrations) + 1))
+    for number in done:
+        _apply(connection, number, migrations[number - 1])
+    return [f"version {number}" for number in done]
+
+
+def check(connection: sqlite3.Connection, newest: int = len(MIGRATIONS)) -> int:
+    """Return the version of a file that this release can have; 0: it is new. Changes nothing.
+
     Raises:
         StoreTooNew: a newer release wrote it.
         StoreUnavailable: it is somebody else's database.
@@ -197,15 +209,12 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIO
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (application or version or tables):
         raise StoreUnavailable("the file is a SQLite database, but not one of Parley's; name another file")
-    if version > len(migrations):
+    if version > newest:
         raise StoreTooNew(
-            f"the file has version {version}, this Parley knows {len(migrations)}: "
+            f"the file has version {version}, this Parley knows {newest}: "
             "start the newer Parley that wrote it, or name another file"
         )
-    done = list(range(version + 1, len(migrations) + 1))
-    for number in done:
-        _apply(connection, number, migrations[number - 1])
-    return [f"version {number}" for number in done]
+    return int(version)
 
 
 def _apply(connection: sqlite3.Connection, number: int, script: str) -> None:
