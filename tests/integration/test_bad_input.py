@@ -429,6 +429,23 @@ async def test_headers_without_end_are_cut_off(crowd: Crowd) -> None:
     writer.close()
 
 
+async def test_a_handshake_behind_a_request_does_not_mix_its_frames_with_the_answer(crowd: Crowd) -> None:
+    reader, writer = await asyncio.open_connection(*crowd.address)
+    upgrade = "\r\n".join(
+        [
+            "GET /v1/ws HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Protocol: parley.v1", "", "",
+        ]
+    )  # fmt: skip
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + upgrade.encode())
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    assert answer.endswith(b'{"status":"ok"}'), answer
+    writer.close()
+    await is_well(crowd)
+
+
 async def test_nothing_is_left_of_any_of_these_peers(crowd: Crowd) -> None:
     """Last, after all of the above."""
     assert await crowd.is_empty()
