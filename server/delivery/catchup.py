@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from protocol.errors import Refused
+from protocol.errors import ErrorCode, Refused
 from protocol.frames import Resume
 from server.auth.principal import Principal
 from server.delivery import frames
@@ -140,9 +140,14 @@ class CatchUp:
             if not subscription.gone:
                 self.spawn(self._resync_one(subscription, turn))
 
-    async def _resync_one(self, subscription: Subscription, turn: int) -> None:
+    def reauthorise(self, subscription: Subscription) -> None:
+        """Begin anew with one that is being caught up: what was read for it, another principal may see."""
+        turn = self._next_turn(subscription)
+        self.spawn(self._resync_one(subscription, turn, told=True))
+
+    async def _resync_one(self, subscription: Subscription, turn: int, *, told: bool = False) -> None:
         topic = subscription.topic
-        with self._trying(subscription, turn):
+        with self._trying(subscription, turn, told=told):
             record = await self._read_in_turn(topic)
             if record is None or record.deleted_at is not None:
                 self._ended(subscription)
@@ -152,8 +157,11 @@ class CatchUp:
             await self._finish(subscription, turn)
 
     @contextmanager
-    def _trying(self, subscription: Subscription, turn: int) -> Iterator[None]:
-        """Remember who has to be caught up once the store is back, and let go of who may not watch."""
+    def _trying(self, subscription: Subscription, turn: int, *, told: bool = False) -> Iterator[None]:
+        """Remember who has to be caught up once the store is back, and let go of who may not watch.
+
+        ``told``: who could watch a moment ago learns of it.
+        """
         try:
             yield
         except StoreUnavailable:
@@ -162,6 +170,9 @@ class CatchUp:
             raise
         except Refused:
             self._topics.detach(subscription)
+            if told:
+                name = subscription.topic.conversation_id
+                subscription.outbox.put(frames.unsubscribed(name, ErrorCode.PERMISSION_DENIED.value))
 
     def _next_turn(self, subscription: Subscription) -> int:
         """Begin to catch a subscription up; whoever was at it stops at the next step."""

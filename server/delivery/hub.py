@@ -351,6 +351,9 @@ class Hub:
     def reauthorise(self, watcher: Watcher) -> None:
         """The principal's scopes changed: narrow or end the subscriptions that needed the old ones."""
         for subscription in list(watcher.subscriptions.values()):
+            if not subscription.live:
+                self.catchup.reauthorise(subscription)
+                continue
             if subscription.epoch is None:
                 continue
             audience = audience_for(watcher.principal, subscription.topic.owner)

@@ -7,6 +7,8 @@ from server.handlers.services import Caller, Services
 
 async def handle(frame: Auth, caller: Caller, services: Services) -> bytes:
     """Return the ``ack``, or raise Refused; then the former token goes on to count."""
+    before = caller.principal.scopes
     caller.renew(await services.credentials.principal(frame.token, caller.origin))
-    services.hub.reauthorise(caller)
+    if caller.principal.scopes != before:
+        services.hub.reauthorise(caller)
     return frames.ack(frame.id)

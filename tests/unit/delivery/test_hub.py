@@ -536,6 +536,73 @@ async def test_scopes_that_are_gone_end_the_subscriptions_that_needed_them() -> 
     assert "c1" in owner.subscriptions
 
 
+class HeldStore(MemoryStore):
+    """Answers what it is asked for messages when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+
+    async def messages(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked.set()
+        await self.let.wait()
+        return await super().messages(*args, **kwargs)
+
+
+async def test_scopes_that_go_while_a_snapshot_is_made_count_for_it() -> None:
+    store = HeldStore()
+    log, boss, helper = Log(store), FakeWatcher(INSPECTOR), FakeWatcher(INSPECTOR)
+    hub = hub_over(log)
+    await log.commit(("message.completed", {"text": "hi"}), ("message.completed", {"text": "hush"}, "full"))
+    watching = [asyncio.create_task(watch(hub, watcher)) for watcher in (boss, helper)]
+    await store.asked.wait()
+    boss.principal = type(INSPECTOR)("boss", TENANT)
+    helper.principal = AGENT
+    for watcher in (boss, helper):
+        hub.reauthorise(watcher)
+    store.let.set()
+    await asyncio.gather(*watching)
+    await settle(hub)
+    hub.publish(await log.commit(("a.b", {}, "full"), ("a.c", {}, "agent")))
+    assert [frame["type"] for frame in boss.frames] == ["reply", "unsubscribed"]
+    assert boss.frames[-1]["code"] == "permission_denied"
+    assert boss.subscriptions == {}
+    assert [frame["type"] for frame in helper.frames] == ["reply", "snapshot", "events"]
+    assert [message["text"] for message in helper.frames[1]["messages"]] == ["hi"]
+    assert offsets(helper) == [4]
+
+
+async def test_scopes_that_go_while_a_replay_is_sent_count_for_the_rest_of_it() -> None:
+    log, boss = Log(), FakeWatcher(INSPECTOR)
+    hub = hub_over(log)
+    for _ in range(4):
+        await log.commit(("a.b", {"text": "x" * 50_000}, "full"), "a.c")
+    boss.wire.reading = False
+    watching = asyncio.create_task(watch(hub, boss, resume=("e1", 0)))
+    while boss.outbox.has_room:
+        await asyncio.sleep(0)
+    boss.principal = AGENT
+    hub.reauthorise(boss)
+    told = len(boss.frames)
+    assert spans(boss)[-1][1] < 8
+    boss.wire.read_on()
+    await watching
+    await settle(hub)
+    assert [frame["type"] for frame in boss.frames[told:]] == ["snapshot"]
+    hub.publish(await log.commit(("a.b", {}, "full"), ("a.c", {}, "agent")))
+    assert [event["type"] for event in boss.frames[-1]["events"]] == ["a.c"]
+
+
+async def test_who_waits_for_a_conversation_goes_on_waiting_whatever_scopes_go() -> None:
+    log, boss = Log(), FakeWatcher(INSPECTOR)
+    hub = hub_over(log)
+    await watch(hub, boss)
+    boss.principal = type(INSPECTOR)("u1", TENANT)
+    hub.reauthorise(boss)
+    hub.publish(await log.say())
+    assert offsets(boss) == [1]
+
+
 async def test_typing_reaches_the_others_and_only_from_who_watches() -> None:
     log = Log()
     hub = hub_over(log)
