@@ -685,6 +685,26 @@ async def test_a_connection_that_only_says_welcome_is_no_progress(
     assert pauses_of(seen) == [0.5, 1, 2, 4]
 
 
+async def test_a_server_that_stays_away_is_asked_less_and_less_often(
+    server: ScriptedServer, client: Connect, clock: VirtualClock
+) -> None:
+    """Whatever the connection before was good for, and however the server took its leave."""
+    notice = {"type": "disconnect", "code": 4001, "reason": "shutdown", "reconnect": True}
+    seen: list[ConnectionEvent] = []
+    async with client(random=lambda: 1.0, on_connection=seen.append) as parley:
+        await parley.conversation(CHAT).ask("hi")
+        await server.connections[0].send({**notice, "reconnect_within_ms": 3000})
+        server.refuse = lambda request: Response(503, "no", Headers(), b"")
+        await server.connections[0].close(4001, "shutdown")
+        for number in range(6):
+            await paused(seen, number)
+            clock.advance(pauses_of(seen)[-1] or 0)
+    told = [event for event in seen if event.state == "disconnected"][:6]
+    assert [event.retry_in for event in told] == [3, 1, 2, 4, 8, 16]
+    assert [event.attempt for event in told] == [1, 2, 3, 4, 5, 6]
+    assert [event.code for event in told] == [4001, *[1006] * 5]
+
+
 async def test_a_leaving_server_spreads_the_return(
     server: ScriptedServer, client: Connect, clock: VirtualClock
 ) -> None:

@@ -414,8 +414,6 @@ class Session:
     def opened(self, token: str | None, now_ms: int) -> list[Output]:
         """A new socket is open: greet. The first watched conversation travels in ``hello``."""
         self._state = _State.GREETING
-        self._hello_error = self._farewell = self._drain_until = None
-        self._progress = False
         self._heard_ms = now_ms
         self._welcome_by = now_ms + _wire.GREETING_S * 1000
         self._answers.clear()
@@ -477,6 +475,9 @@ class Session:
                 progress=self._progress,
             )
         )
+        # now, not when the next socket opens: one that cannot be opened is said to be closed, too
+        self._hello_error = self._farewell = self._drain_until = None
+        self._progress = False
         self._answers.clear()
         self._control.clear()
         self._asking.clear()
