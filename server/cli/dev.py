@@ -1,6 +1,7 @@
 """``parley dev``."""
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import time
@@ -138,9 +139,14 @@ class _Development:
 
 def _fingerprint(folder: Path) -> frozenset[tuple[str, int, int]]:
     """Return what tells one state of a folder from another."""
+    found = set()
     with os.scandir(folder) as entries:
-        stats = ((entry.name, entry.stat()) for entry in entries)
-        return frozenset((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+        for entry in entries:
+            # an editor's file may be gone by now, and the lock of Emacs is a link to nowhere
+            with contextlib.suppress(FileNotFoundError):
+                stat = entry.stat()
+                found.add((entry.name, stat.st_mtime_ns, stat.st_size))
+    return frozenset(found)
 
 
 def _report(report: "FolderReport") -> None:

@@ -194,6 +194,18 @@ def test_a_changed_flow_is_reloaded_and_running_conversations_keep_theirs(projec
         assert new.stdout.splitlines()[-1] == "Just one large coffee."
 
 
+def test_the_lock_of_an_editor_beside_a_flow_does_not_end_the_reloading(project: Path) -> None:
+    """Emacs makes a link to nowhere there while a file has unsaved changes."""
+    locks = [project / "flows" / f".#{name}.yaml" for name in ("greet", "order")]
+    locks[0].symlink_to("ada@example.1234:1700000000")
+    with Dev(project) as dev:
+        locks[1].symlink_to("ada@example.1234:1700000000")
+        (project / "flows" / "order.yaml").write_text(ORDER.replace("One ", "Just one "))
+        dev.err.wait_for("Reloaded 2 flows")
+        said = parley("chat", cwd=project, says="coffee\nlarge\n")
+        assert said.stdout.splitlines()[-1] == "Just one large coffee."
+
+
 def test_a_broken_flow_is_reported_and_the_old_one_goes_on(project: Path) -> None:
     with Dev(project) as dev:
         path = project / "flows" / "order.yaml"
