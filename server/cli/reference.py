@@ -157,12 +157,14 @@ def _section(name: str, found: click.Command, level: int) -> str:
         if param.param_type_name == "argument"
     ]
     usage = " ".join(["parley", name, "[OPTIONS]", *arguments])
-    settings = set(Settings.model_fields)
-    own = [p for p in found.params if isinstance(p, click.Option) and p.name not in settings]
+    options = [param for param in found.params if isinstance(param, click.Option)]
+    settings = {option.name for option in options} & set(Settings.model_fields)
+    takes_all = len(settings) == len(Settings.model_fields) - 1  # the secret is no flag
+    own = [option for option in options if not takes_all or option.name not in settings]
     lines = [f"\n{'#' * level} parley {name}\n", f"`{usage}`\n", _paragraphs(found.help or "")]
     if own:
         lines += ["\n| option | what it is |\n|---|---|", *(_option_row(option) for option in own)]
-    if any(param.name in settings for param in found.params):
+    if takes_all:
         lines.append("\nAnd a flag for every setting of [settings](settings.md) but `JWT_SECRET`.")
     return "\n".join(lines) + "\n"
 
