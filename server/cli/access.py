@@ -89,7 +89,7 @@ def access_to(
             named = "PROJECT" if command == "chat" else "--project FOLDER"
             raise CliError(
                 "there is no token: go to the folder in which `parley dev` runs (or name it: `parley "
-                f"{command} {named}`), or set PARLEY_TOKEN.",
+                f"{command} {named}`), set PARLEY_TOKEN, or set PARLEY_JWT_SECRET to the server's.",
                 USAGE,
             )
         settings = project.settings({"jwt_secret": secret}, defaults={"default_tenant": DEV_TENANT})

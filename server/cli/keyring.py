@@ -17,8 +17,8 @@ import rich_click as click
 
 from server.cli.access import access_to
 from server.cli.errors import FAILED, UNREACHABLE, USAGE, CliError
-from server.cli.project import Project
-from server.cli.stores import settings_of, unopened
+from server.cli.project import DEV_TENANT, Project
+from server.cli.stores import NoStoreError, settings_of, unopened
 from server.cli.target import Reply, Target, Unanswered
 from server.settings import Settings
 
@@ -92,7 +92,7 @@ class Keyring:
 
             return made_view(await create_key(keys, who, wanted_of(validate_body(dict(wanted), NewKeyBody))))
 
-        return self._ask("POST", "/v1/keys", wanted, make)
+        return self._ask("POST", "/v1/keys", wanted, make, makes=True)
 
     def show(self, key_id: str) -> Json:
         """Return a key's record."""
@@ -162,11 +162,13 @@ class Keyring:
         path: str,
         body: Mapping[str, Json] | None,
         use: Callable[["Keys", "Principal"], Awaitable[Json]],
+        *,
+        makes: bool = False,
     ) -> Json:
         """Send a request to the server, or do with the store what the server would do."""
         place = self._place
         if place.url is None and place.token is None:
-            settings = settings_of(self._project, place.store, makes=True)
+            settings = self._settings(makes)
             tenant = place.tenant or settings.default_tenant
             if tenant is None:
                 raise CliError("whose keys? Give --tenant, or set PARLEY_DEFAULT_TENANT.", USAGE)
@@ -175,6 +177,17 @@ class Keyring:
             except _Held as held:
                 return self._ask_server(self._owner(settings), tenant, method, path, body, held=str(held))
         return self._ask_server(place.url, place.tenant, method, path, body)
+
+    def _settings(self, makes: bool) -> Settings:
+        """Return the settings with the store. Only a new key makes one: named, or beside flows."""
+        named = self._place.store
+        has_flows = self._project.settings({}).flows.is_dir()
+        try:
+            return settings_of(self._project, named, makes=makes and (has_flows or named is not None))
+        except NoStoreError:
+            if named is not None or not has_flows:
+                raise
+            return self._project.settings({"store": "memory:"}, defaults={"default_tenant": DEV_TENANT})
 
     def _owner(self, settings: Settings) -> str | None:
         """Return where the server is that has the store; None: where the settings say."""

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class NoStoreError(CliError):
+    """There is no file where the store should be."""
+
+
 def settings_of(project: Project, store: str | None, *, makes: bool) -> Settings:
     """Return the settings with the store that is meant: the one that is named, else the one that is there.
 
@@ -25,7 +29,8 @@ def settings_of(project: Project, store: str | None, *, makes: bool) -> Settings
         makes: whether a store is made where there is none; then it is that of ``dev``.
 
     Raises:
-        CliError: there is none, or there are two and none is named.
+        NoStoreError: there is none.
+        CliError: there are two and none is named, or a setting is wrong.
     """
     overrides = overrides_of({"store": store}) if store else {}
     of_dev = f"sqlite:{project.state / 'parley.db'}"
@@ -47,7 +52,7 @@ def settings_of(project: Project, store: str | None, *, makes: bool) -> Settings
     if settings.store.startswith("sqlite:"):
         path = _path(settings.store)
         if not makes and not path.exists():
-            raise CliError(
+            raise NoStoreError(
                 f"there is no store {shown(path)}: go to the project's folder, or name one by "
                 "--store sqlite:PATH.",
                 USAGE,

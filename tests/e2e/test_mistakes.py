@@ -76,6 +76,9 @@ MISTAKES = {
     ),
     "a chat without a server": Mistake("chat cafe --token x --wait 0.5", "start `parley dev`", 4),
     "a chat without a token": Mistake("chat cafe", "there is no token", 2),
+    "keys of a serve that was given its secret elsewhere": Mistake(
+        "keys list --project cafe --url http://127.0.0.1:1", "set PARLEY_JWT_SECRET to the server's", 2
+    ),
     "an address that is none": Mistake("chat cafe --token x --url shop", "http", 2),
     "a project over a project": Mistake("init cafe", "`parley new flow NAME` adds a flow", 2),
     "a flow with capitals": Mistake("new flow Order --project cafe", "1 to 64 of a-z 0-9 _ -", 2),

@@ -170,3 +170,20 @@ def test_without_keys_it_is_told_how_to_make_one(cli: Cli) -> None:
         assert out == ""
         assert "parley keys create --publishable" in err
         assert cli.json(what, "list") == []
+
+
+@pytest.mark.parametrize(
+    "looks", [["keys", "list"], ["origins", "list"], ["keys", "show", "key_x"], ["origins", "add", SHOP]]
+)
+def test_only_a_new_key_makes_a_store(cli: Cli, here: Path, looks: list[str]) -> None:
+    run([*looks])
+    run([*looks, "--store", "sqlite:other.db"])
+    assert [path.name for path in here.iterdir()] == ["flows"]
+    assert "there is no store other.db" in cli("keys", "list", "--store", "sqlite:other.db", code=USAGE)[1]
+
+
+@pytest.mark.parametrize("what", ["list", "create"])
+def test_a_folder_without_flows_gets_no_store(cli: Cli, here: Path, what: str) -> None:
+    (here / "flows").rmdir()
+    assert "go to the project's folder" in cli("keys", what, code=USAGE)[1]
+    assert list(here.iterdir()) == []
