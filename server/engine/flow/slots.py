@@ -8,6 +8,7 @@ A slot type is one reader and one normaliser in the tables at the end. A reader 
 and must not guess raises ``Unclear``: the message fills nothing, and ``explain`` says what is missing.
 """
 
+import calendar
 import datetime
 import itertools
 import re
@@ -103,9 +104,13 @@ def question_options(slot: Slot) -> tuple[str, ...]:
 def explain(
     slot: Slot, text: str, *, now_ms: int = 0, timezone: str | None = None, locale: str | None = None
 ) -> str:
-    """Return a sentence for the user: why ``text`` is no value of the slot, and what would be one."""
+    """Return a sentence for the user: why ``text`` is no value of the slot, and what would be one.
+
+    Dates in it are a week ahead: one that has passed would seldom be taken.
+    """
+    day = local_date(now_ms, timezone) + datetime.timedelta(days=7)
     if slot.type in {"date", "datetime"} and _AMBIGUOUS_DATE.search(text):
-        return "That could be two dates; please write it like 2026-11-21."
+        return f"That could be two dates; please write it like {day}."
     try:
         _READERS[slot.type](slot, _Said(text, True, now_ms, timezone, locale))
     except Unclear as unclear:
@@ -116,7 +121,7 @@ def explain(
         return f"Please answer {slot.options[0]} or {slot.options[1]}."
     if slot.type == "phone" and (slot.region or region_of(locale)) is not None:
         return "That is not a phone number."
-    return _EXPLANATIONS[slot.type]
+    return _EXPLANATIONS[slot.type].format(day=day, spoken=f"{day.day} {calendar.month_name[day.month]}")
 
 
 _AMBIGUOUS_DATE: Final = re.compile(r"(?<![\w/-])\d{1,2}([/-])\d{1,2}(?:\1\d{2,4})?(?![\w/-])")
@@ -125,9 +130,9 @@ _EXPLANATIONS: Final[Mapping[SlotType, str]] = {
     "number": "That is not a number.",
     "integer": "That is not a whole number.",
     "boolean": "Please answer yes or no.",
-    "date": "That is not a date; try 2026-11-21, 21 November or tomorrow.",
+    "date": "That is not a date; try {day}, {spoken} or tomorrow.",
     "time": "That is not a time; try 14:30, 2 pm or noon.",
-    "datetime": "That is not a date with a time; try 2026-11-21 14:30, tomorrow at 2 pm or in 3 hours.",
+    "datetime": "That is not a date with a time; try {day} 14:30, tomorrow at 2 pm or in 3 hours.",
     "email": "That is not an e-mail address.",
     "phone": "That is not a phone number; please write it with its country code, like +49 30 901820.",
     "url": "That is not a web address; try https://example.org.",

@@ -706,9 +706,10 @@ def test_explanations_say_what_would_be_right() -> None:
     assert explain(GUESTS, "many") == "That is not a whole number."
     assert explain(PRICE, "much") == "That is not a number."
     assert explain(NOTE, " ") == "Please write something."
-    assert explain(DATE, "soon") == "That is not a date; try 2026-11-21, 21 November or tomorrow."
-    assert explain(DATE, "2026-02-30") == explain(DATE, "soon")
-    assert explain(DATE, "11/12/2026") == "That could be two dates; please write it like 2026-11-21."
+    assert reason(DATE, "soon") == "That is not a date; try 2026-11-28, 28 November or tomorrow."
+    assert reason(DATE, "2026-02-30") == reason(DATE, "soon")
+    assert reason(DATE, "11/12/2026") == "That could be two dates; please write it like 2026-11-28."
+    assert reason(MOMENT, "soon").startswith("That is not a date with a time; try 2026-11-28 14:30,")
 
 
 def test_explanations_ask_for_what_is_missing() -> None:
@@ -717,7 +718,7 @@ def test_explanations_ask_for_what_is_missing() -> None:
     assert reason(TIME, "soon") == "That is not a time; try 14:30, 2 pm or noon."
     assert reason(MOMENT, "tomorrow") == "That is 2026-11-22; please add the time, such as 2026-11-22 14:30."
     assert reason(MOMENT, "tomorrow at midnight").startswith("Midnight could be the beginning of that day")
-    assert reason(MOMENT, "11/12/2026 14:00") == "That could be two dates; please write it like 2026-11-21."
+    assert reason(MOMENT, "11/12/2026 14:00") == "That could be two dates; please write it like 2026-11-28."
     assert reason(MOMENT, "2999-01-01T00:00") == "That is too far away from today."
     assert "country code" in reason(PHONE, "030 901820")
     assert reason(PHONE, "12", locale="en-US") == "That is not a phone number."
