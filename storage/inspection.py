@@ -21,9 +21,11 @@ class Finding:
     fix: str | None = None
 
 
-def clocks(subject: str, theirs_s: float, here_s: float) -> Finding:
-    """Compare two clocks, in seconds of the same moment."""
+def clocks(subject: str, theirs_s: float, here_s: float, *, exact_to_s: float = 0) -> Finding:
+    """Compare two clocks, in seconds of the same moment; theirs is told no more exactly than ``exact_to_s``."""
     skew = abs(theirs_s - here_s)
+    if skew <= exact_to_s:
+        return Finding("ok", subject, f"its clock and this one agree, as far as {exact_to_s:g} seconds tell")
     if skew > CLOCK_SKEW_S:
         return Finding("warning", subject, f"its clock is {skew:.0f} seconds away from this one", CLOCK_FIX)
     return Finding("ok", subject, f"its clock is {skew:.1f} seconds away from this one")

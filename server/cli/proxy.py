@@ -12,6 +12,8 @@ from server.cli.target import Target, Unanswered
 from storage.inspection import Finding, clocks, is_local
 
 ANSWER_S: Final = 5.0
+DATE_EXACT_TO_S: Final = 2.0
+"""The header has whole seconds, and servers make it anew once a second."""
 _UPGRADE_FIX: Final = (
     "Have the proxy pass Upgrade and Connection on, over HTTP/1.1, as deploy/nginx/nginx.conf does."
 )
@@ -32,7 +34,8 @@ def findings(target: Target) -> Iterator[Finding]:
     yield _encryption(target)
     yield _metrics(target)
     if date := reply.headers.get("date"):
-        yield clocks("url clock", parsedate_to_datetime(date).timestamp(), time.time())
+        told_s = parsedate_to_datetime(date).timestamp()
+        yield clocks("url clock", told_s, time.time(), exact_to_s=DATE_EXACT_TO_S)
     yield asyncio.run(_upgrade(target))
 
 

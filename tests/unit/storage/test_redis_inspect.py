@@ -84,7 +84,8 @@ def test_what_a_server_does_not_tell_is_said_to_be_looked_up(
 
 def test_clocks_that_are_apart_are_told() -> None:
     assert clocks("x", 100.0, 101.0).level == "ok"
-    apart = clocks("x", 100.0, 3700.0)
+    assert "agree" in clocks("x", 100.0, 101.9, exact_to_s=2).message
+    apart = clocks("x", 100.0, 3700.0, exact_to_s=2)
     assert (apart.level, apart.message) == ("warning", "its clock is 3600 seconds away from this one")
 
 
