@@ -65,11 +65,25 @@ def command(name: str) -> click.Command:
     return found
 
 
+def _print_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
+    if asked:
+        ctx.invoke(command("version"))
+        ctx.exit()
+
+
 @click.group(
     cls=LazyGroup,
     commands=[click.RichCommand(name=name, help=summary) for name, summary in COMMANDS.items()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Settings come from flags, PARLEY_* in the environment, .env and parley.toml, in this order.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version, as `parley version` does.",
 )
 def parley() -> None:
     """Parley: durable conversations over one WebSocket."""

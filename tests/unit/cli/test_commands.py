@@ -98,8 +98,9 @@ def test_wrong_settings_are_listed_one_a_line(
     ]  # fmt: skip
 
 
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["version"]) == OK
+@pytest.mark.parametrize("typed", ["version", "--version"])
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str], typed: str) -> None:
+    assert run([typed]) == OK
     assert re.fullmatch(r"parley \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
 
 
