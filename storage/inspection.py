@@ -22,7 +22,7 @@ class Finding:
 
 
 def clocks(subject: str, theirs_s: float, here_s: float, *, exact_to_s: float = 0) -> Finding:
-    """Compare two clocks, in seconds of the same moment; theirs is told no more exactly than ``exact_to_s``."""
+    """Compare two clocks, in seconds of the same moment; theirs is exact to ``exact_to_s``."""
     skew = abs(theirs_s - here_s)
     if skew <= exact_to_s:
         return Finding("ok", subject, f"its clock and this one agree, as far as {exact_to_s:g} seconds tell")
