@@ -44,7 +44,11 @@ SPLIT_BYTES: Final = 96 * 1024
 """A commit that has grown this far is split before the next step: far enough below 256 KiB that the
 largest step and the turn's last event still fit."""
 SUMMARY_BYTES: Final = 32 * 1024
-"""What ``turn.completed`` repeats of the turn's messages and values at most."""
+"""What ``turn.completed`` repeats of the turn's messages at most."""
+VALUES_BYTES: Final = 12 * 1024
+"""What it repeats of slots at most, and as much of variables."""
+ACTIONS_BYTES: Final = 6 * 1024
+"""What it repeats of actions at most. Together they leave room for the rest of an event."""
 COMPLETED_STEPS_KEPT: Final = 500
 
 _SMALL_VALUE: Final = 2048
@@ -63,10 +67,8 @@ class StepFailure(Exception):  # noqa: N818 - what happened, in the domain's wor
 
 
 def json_bytes(value: Any) -> int:
-    """Return how many bytes ``value`` takes as JSON; cheap for the short strings that slots mostly are."""
-    if isinstance(value, str) and len(value) < _SMALL_VALUE // 4 and value.isascii() and value.isprintable():
-        return len(value) + 2  # quotes and backslashes take two, which does not matter here
-    if value is None or isinstance(value, bool | int | float):
+    """Return how many bytes ``value`` takes as JSON; of a number about."""
+    if not isinstance(value, str) and (value is None or isinstance(value, bool | int | float)):
         return 8
     return len(orjson.dumps(value))
 
@@ -93,6 +95,14 @@ def values_within(values: Mapping[str, Any], room: int) -> dict[str, Any]:
             break
         kept[name] = value
     return kept
+
+
+def newest_actions(actions: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the newest actions that a turn tells of."""
+    room, first = ACTIONS_BYTES, len(actions)
+    while first and (room := room - json_bytes(actions[first - 1])) >= 0:
+        first -= 1
+    return actions[first:]
 
 
 class FrameDraft:
@@ -556,9 +566,9 @@ class Draft:
             turn = replace(
                 turn,
                 messages=tuple(newest_within(self.messages, SUMMARY_BYTES, over=1)),
-                slots=values_within(self.turn_slots, SUMMARY_BYTES // 2),
-                variables=values_within(self.turn_variables, SUMMARY_BYTES // 2),
-                actions=tuple(self.actions),
+                slots=values_within(self.turn_slots, VALUES_BYTES),
+                variables=values_within(self.turn_variables, VALUES_BYTES),
+                actions=tuple(newest_actions(self.actions)),
                 steps=self.steps,
             )
         return Conversation(

@@ -6,7 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from protocol.errors import Refused
-from server.engine.draft import SUMMARY_BYTES, Draft, newest_within, values_within
+from server.engine.draft import (
+    SUMMARY_BYTES,
+    VALUES_BYTES,
+    Draft,
+    newest_actions,
+    newest_within,
+    values_within,
+)
 from server.engine.inputs import Reduction
 from server.engine.types import Command
 from storage.models import ENDED, CommandState, OpenTurn, RecentKey
@@ -58,14 +65,13 @@ def _turn_data(draft: Draft, turn: OpenTurn, error: Mapping[str, Any] | None) ->
     }
     if error is not None:
         return {**head, "error": dict(error)}
-    room = SUMMARY_BYTES // 2
     return {
         **head,
         "context_updates": {
-            "slots": values_within(draft.turn_slots, room),
-            "variables": values_within(draft.turn_variables, room),
+            "slots": values_within(draft.turn_slots, VALUES_BYTES),
+            "variables": values_within(draft.turn_variables, VALUES_BYTES),
         },
-        "actions_performed": list(draft.actions),
+        "actions_performed": newest_actions(draft.actions),
         "processing_time_ms": max(0, draft.now - turn.started_at),
         "success": True,
         "ab_variant": draft.execution.variant if draft.execution else None,

@@ -592,6 +592,30 @@ async def test_a_long_turn_does_not_grow_the_record() -> None:
         assert len(response["messages"]) == 1
 
 
+@pytest.mark.parametrize("letter", ["x", "\\"])
+async def test_the_event_of_a_turn_that_did_much_is_no_larger_than_others(letter: str) -> None:
+    """What it repeats of messages, values and actions has its room each, in bytes as they are stored."""
+    text = letter * 500
+    names = range(30)
+    slots = ", ".join(f"s{i}: {{type: text}}" for i in names)
+    sets = "".join(
+        f"  - set: {{slots.s{i}: '{text}', variables.v{i}: '{text}'}}\n    expose: true\n" for i in names
+    )
+    says = f"  - say: '{text}'\n" * 43
+    calls = "  - {action: lab.run, effect: read}\n" * 170
+    flow = f"flow: much\nslots: {{{slots}}}\nsteps:\n{says}{sets}{calls}"
+
+    async def run(context: ActionContext, **_: Any) -> Any:
+        return None
+
+    async with Talk(flow, actions={"lab.run": run}) as talk:
+        await talk.say("go")
+        await talk.rest(3000)
+        done = (await talk.events("turn.completed"))[0].data
+        assert done["actions_performed"][-1]["name"] == "lab.run"
+        await check_sizes(talk)
+
+
 async def test_large_values_are_not_kept_twice() -> None:
     saves = "".join(
         f"  - {{id: a{i}, action: lab.run, effect: read, save: variables.v{i}, expose: true}}\n"
