@@ -37,7 +37,7 @@ class WaitStep:
         for_ms = inner.duration("for", MAX_WAIT_MS)
         until = inner.template("until") if inner.has("until") else None
         event = inner.matching("event", EVENT_NAME, "a name such as payment.received")
-        if not any(inner.has(key) for key in ("for", "until", "event")):
+        if all(inner.value(key) is None for key in ("for", "until", "event")):
             inner.problem("wait-empty", 'a wait needs "for", "until" or "event"')
         inner.finish()
         return cls(common, for_ms, until, event)
