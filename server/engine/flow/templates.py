@@ -51,6 +51,11 @@ class Template:
         """Whether the text is the same in every context."""
         return not self.expressions
 
+    @property
+    def is_expression(self) -> bool:
+        """Whether the whole text is one ``${...}``, whose value it has then."""
+        return len(self._parts) == 1 and isinstance(self._parts[0], Expression)
+
     def render(self, context: Mapping[str, Any]) -> str:
         """Return the text; null is nothing, lists and objects are JSON.
 
@@ -152,6 +157,11 @@ class JsonTemplate:
     def is_constant(self) -> bool:
         """Whether the value is the same in every context."""
         return not self.expressions
+
+    @property
+    def may_be_mapping(self) -> bool:
+        """Whether the value is a mapping, or that of an expression, which may be one."""
+        return isinstance(self._tree, dict) or (isinstance(self._tree, Template) and self._tree.is_expression)
 
     def value(self, context: Mapping[str, Any]) -> Any:
         """Return fresh JSON with every template replaced by its value.

@@ -46,8 +46,7 @@ class Action:
     def parse(cls, node: Node, common: StepCommon) -> Self:
         """Read the call and what to do about an unknown outcome."""
         name = node.action_name("action")
-        arguments = node.templates("with") if node.has("with") else JsonTemplate.constant({})
-        return cls(common, name or "", arguments, _parse_on_unknown(node, common))
+        return cls(common, name or "", _parse_arguments(node), _parse_on_unknown(node, common))
 
     def enter(self, draft: Draft) -> Outcome:
         """Render the arguments and ask for the effect."""
@@ -145,6 +144,15 @@ class Action:
             case "fail":
                 details = {**(error.details or {}), "outcome": "unknown"}
                 return Fail(StepFailure(error.reason, details=details))
+
+
+def _parse_arguments(node: Node) -> JsonTemplate:
+    if node.value("with") is None:
+        return JsonTemplate.constant({})
+    arguments = node.templates("with")
+    if arguments.source is not None and not arguments.may_be_mapping:
+        node.problem("wrong-type", '"with" should be a mapping of arguments', "with")
+    return arguments
 
 
 def _parse_on_unknown(node: Node, common: StepCommon) -> OnUnknown:
