@@ -37,6 +37,7 @@ from server.engine.flow.grammar import (
     ExpressionInvalid,
     Path,
     Reader,
+    Token,
 )
 from server.engine.flow.native import extension
 
@@ -223,7 +224,20 @@ def compile_expression(source: str) -> Expression:
         )
     reader = Reader(source)
     _compile_natively(source)
+    for pattern in reader.patterns:
+        _check_pattern(pattern)
     return Expression(source, reader, _compile_natively(reader.rewritten()))
+
+
+def _check_pattern(pattern: Token) -> None:
+    """Try a pattern, which the library compiles only where it evaluates: a broken one would never match."""
+    try:
+        cel.compile(f"''.matches({pattern.text})").execute({})
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - a native panic is no Exception
+        message = "the pattern is no regular expression that can be used here"
+        raise ExpressionInvalid(message, pattern.start + 1) from None
 
 
 _NATIVE_ERROR = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")

@@ -221,6 +221,7 @@ class Reader:
         self.macros = self._find_macros()
         self.paths: list[ReadPath] = []
         self.edits: list[tuple[int, int, str]] = []
+        self.patterns: list[Token] = []
         index = 0
         while index < len(self.tokens):
             index = self._read(index)
@@ -315,6 +316,7 @@ class Reader:
             product *= max(repeat, 1)
         if product > 1_000:
             raise ExpressionInvalid("the pattern repeats too often", pattern.start + 1)
+        self.patterns.append(pattern)
 
     def _function(self, index: int) -> int:
         token = self.tokens[index]

@@ -184,6 +184,8 @@ def test_failure_is_told_without_values(source: str, message: str) -> None:
         ("slots.a.matches(input.text)", 17, None),
         ("slots.a.matches('" + "a" * 300 + "')", 17, None),
         ("slots.a.matches('(a{100}){100}')", 17, None),
+        ("slots.a.matches('(a')", 17, None),
+        ("slots.a.matches(r'[\\d') || slots.a.matches('a')", 17, None),
         ("has(1)", 5, None),
         ("9223372036854775808", 1, None),
         ("1\n+\n*", 5, None),
