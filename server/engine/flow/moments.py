@@ -221,5 +221,6 @@ def _on(date: datetime.date, time: datetime.time, now: datetime.datetime) -> dat
 
 
 def _next(time: datetime.time, now: datetime.datetime) -> datetime.datetime:
-    today = _on(now.date(), time, now)
-    return today if today >= now else _on(now.date() + datetime.timedelta(days=1), time, now)
+    """Return the next such time; of a day on which it has passed it does not matter what the clocks did."""
+    has_passed = time < now.time()
+    return _on(now.date() + datetime.timedelta(days=has_passed), time, now)

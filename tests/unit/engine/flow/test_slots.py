@@ -370,6 +370,17 @@ def test_a_time_that_the_clocks_skip_is_refused_and_said() -> None:
     assert read(MOMENT, "2027-03-28 03:00") == "2027-03-28T03:00:00+02:00"
 
 
+@pytest.mark.parametrize(
+    ("day", "next_such"),
+    [((2027, 3, 28), "2027-03-29T02:30:00+02:00"), ((2027, 10, 31), "2027-11-01T02:30:00+01:00")],
+)
+def test_a_time_that_has_passed_is_the_next_days_whatever_the_clocks_did(
+    day: tuple[int, int, int], next_such: str
+) -> None:
+    afternoon = int(datetime.datetime(*day, 15, tzinfo=datetime.UTC).timestamp() * 1000)
+    assert read(MOMENT, "at 02:30", now_ms=afternoon) == next_such
+
+
 def test_a_time_that_the_clocks_show_twice_is_asked_for_with_its_offset() -> None:
     assert read(MOMENT, "2027-10-31 02:30") is None
     first, second = "2027-10-31T02:30:00+02:00", "2027-10-31T02:30:00+01:00"
