@@ -149,7 +149,7 @@ class Actions:
         if function is None:
             return Failure("error", f'The action "{name}" is not available on this server.')
         try:
-            value = await self._call(function, context, arguments)
+            value = await self._call(function, _own(context), _copy(arguments))
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
         except ActionFailed as failed:
@@ -208,6 +208,24 @@ def _is_too_deep(value: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def _own(context: ActionContext) -> ActionContext:
+    """Return a context that its action may do with as it likes: what it holds is nobody else's.
+
+    Otherwise a list that an action sorts would be another in the conversation, and in the flow's own
+    declaration, which all conversations begin with.
+    """
+    slots, variables, config = map(_copy, (context.slots, context.variables, context.config))
+    return replace(context, slots=slots, variables=variables, config=config)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _copy(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(item) for item in value]
+    return value
 
 
 def _in_thread(function: Callable[..., Any], context: ActionContext, arguments: Mapping[str, Any]) -> Any:

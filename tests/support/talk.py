@@ -36,11 +36,12 @@ class Talk:
         locale: str | None = None,
         timezone: str | None = None,
         cache_bytes: int = 1 << 26,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.clock = clock or VirtualClock()
         self._owns_store = store is None
         self.store: Any = store or MemoryStore(clock=self.clock.now)
-        self.catalog = Catalog(self.store)
+        self.catalog = Catalog(self.store, config=config)
         for source in flows:
             self.catalog.add(compile_flow(source, "test.yaml"))
         self.prepared: list[Publication] = []

@@ -81,6 +81,41 @@ async def test_what_is_no_exception_fails_the_step_at_once() -> None:
     assert calls == 1
 
 
+SORTING = """
+flow: sorting
+default: true
+slots: {names: {type: list, items: text}}
+variables: {seen: [3, 1, 2], more: {a: {b: 1}}}
+steps:
+  - {id: ask, collect: names}
+  - {id: call, action: lab.run, effect: read, with: {seen: "${variables.seen}", more: "${variables.more}"}}
+  - {id: done, say: "${variables.seen} ${variables.more} ${slots.names}"}
+"""
+
+
+async def test_what_an_action_does_to_what_it_is_given_is_its_own_affair() -> None:
+    """Neither its conversation nor those that begin with the same flow have it otherwise."""
+
+    async def run(context: ActionContext, seen: Any, more: Any) -> None:
+        seen.sort()
+        more["a"]["b"] = context.user_id
+        for mine in (context.slots, context.variables):
+            assert isinstance(mine, dict)
+            mine.clear()
+        context.config["shops"].clear()
+
+    async with Talk(SORTING, actions={"lab.run": run}, config={"shops": ["here"]}) as talk:
+        for conversation in ("c1", "c2"):
+            await talk.say("go", to=conversation)
+            await talk.say("ann, bob", to=conversation)
+            await talk.rest()
+            record = await talk.record(conversation)
+            assert record.slots == {"names": ["ann", "bob"]}
+            assert record.variables == {"seen": [3, 1, 2], "more": {"a": {"b": 1}}}
+        assert await talk.texts() == ["Names?", '[3, 1, 2] {"a": {"b": 1}} ["ann", "bob"]']
+        assert talk.catalog.config() == {"shops": ["here"]}
+
+
 async def test_functions_that_hang_take_no_thread_from_the_event_loop() -> None:
     """The loop's own threads look up hosts: with them gone, no store or bus could be reached again."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
