@@ -189,11 +189,15 @@ def sayable(text: str, limit: int) -> str:
 
 
 def _told(name: str, failed: ActionFailed) -> Failure:
-    message: object = failed.message
-    kind = failed.kind if failed.kind in get_args(FailureKind) else "error"
+    # A class of an author's own may have been made without any of these, or with something else in them.
+    message: object = getattr(failed, "message", None)
+    kind: Any = getattr(failed, "kind", None)
     if not isinstance(message, str):  # whatever it is, it was not written for the user
         message = f'The action "{name}" failed.'
-    return Failure(kind, sayable(message, MESSAGE_MAX_CHARS), bool(failed.unknown))
+    unknown = bool(getattr(failed, "unknown", False))
+    return Failure(
+        kind if kind in get_args(FailureKind) else "error", sayable(message, MESSAGE_MAX_CHARS), unknown
+    )
 
 
 def _is_too_deep(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.engine.actions import ActionContext, Actions, Failure
+from server.engine.actions import ActionContext, ActionFailed, Actions, Failure
 from tests.support.talk import Talk
 
 FLOW = """
@@ -61,6 +61,20 @@ async def test_whatever_a_function_in_a_thread_raises_is_its_failure(error: type
 
     def fail(context: ActionContext) -> None:
         raise error
+
+    assert await run(fail) == Failure("error", 'The action "lab.run" failed.')
+
+
+class Declined(ActionFailed):
+    """An author's own, which is made without what it is one of."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+async def test_a_failure_of_an_authors_own_making_is_one() -> None:
+    def fail(context: ActionContext) -> None:
+        raise Declined(51)
 
     assert await run(fail) == Failure("error", 'The action "lab.run" failed.')
 
