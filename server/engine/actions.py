@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import orjson
 
@@ -110,6 +110,8 @@ class Failure:
     unknown: bool = False
 
 
+KINDS: Final = ("error", "timeout", "unavailable", "bad_result")
+"""What an action may say of its failure; that it was interrupted, say, is not its to tell."""
 _UNAVAILABLE: Final = (ConnectionError, OSError)
 
 
@@ -195,9 +197,7 @@ def _told(name: str, failed: ActionFailed) -> Failure:
     if not isinstance(message, str):  # whatever it is, it was not written for the user
         message = f'The action "{name}" failed.'
     unknown = bool(getattr(failed, "unknown", False))
-    return Failure(
-        kind if kind in get_args(FailureKind) else "error", sayable(message, MESSAGE_MAX_CHARS), unknown
-    )
+    return Failure(kind if kind in KINDS else "error", sayable(message, MESSAGE_MAX_CHARS), unknown)
 
 
 def _is_too_deep(value: Any) -> bool:

@@ -65,6 +65,17 @@ async def test_whatever_a_function_in_a_thread_raises_is_its_failure(error: type
     assert await run(fail) == Failure("error", 'The action "lab.run" failed.')
 
 
+@pytest.mark.parametrize("kind", ["interrupted", "odd", None, []])
+async def test_a_kind_that_is_not_an_actions_to_tell_is_an_error(kind: Any) -> None:
+    async def fail(context: ActionContext) -> None:
+        raise ActionFailed("No.", kind=kind)
+
+    async with Talk(FLOW, actions={"lab.run": fail}) as talk:
+        await talk.say("go")
+        await talk.rest()
+        assert (await talk.texts(), (await talk.record()).status) == (["Sorry."], "completed")
+
+
 class Declined(ActionFailed):
     """An author's own, which is made without what it is one of."""
 
