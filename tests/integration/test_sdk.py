@@ -92,6 +92,14 @@ async def test_a_flow_is_talked_to_its_end(server: RunningServer) -> None:
         assert third.success
 
 
+async def test_blanks_around_an_id_do_not_count_here_either(server: RunningServer) -> None:
+    async with client(server) as parley:
+        chat = parley.conversation(" c1\n")
+        assert chat is parley.conversation("c1")
+        await chat.ask("hi")
+        assert [message.text for message in chat.messages] == ["hi", "What is your name?"]
+
+
 async def test_send_yields_typed_events_up_to_the_end_of_the_turn(server: RunningServer) -> None:
     async with client(server) as parley:
         chat = parley.conversation()

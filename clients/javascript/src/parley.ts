@@ -160,13 +160,14 @@ export class Parley {
    *
    * Nothing is sent before its first use. A new one is made by the first message.
    *
-   * @param conversationId left out, it is 128 random bits.
+   * @param conversationId left out, it is 128 random bits. Blanks around it do not count.
    * @throws ConnectionClosed the client is closed.
    */
   conversation(conversationId?: string | null, options: ConversationOptions = {}): Conversation {
     const connection = this.#connection;
     connection.check();
-    const id = conversationId ?? connection.newId();
+    // as the server does it, which would tell of it under another id than was asked for
+    const id = conversationId?.trim() ?? connection.newId();
     return connection.chats.get(id)?.conversation ?? new Conversation(connection, id, options);
   }
 

@@ -92,6 +92,14 @@ describe("a turn", () => {
     expect(stream).toMatchObject({ accepted: true, duplicate: false, turn: { text: "Hello", state: "ask" } });
   });
 
+  it("is of the conversation whose id is what blanks leave of it", async () => {
+    const chat = parley.conversation(" c1\n");
+    expect(chat).toBe(parley.conversation("c1"));
+    chat.send("hi");
+    await settled();
+    expect(server.last("process")).toMatchObject({ conversation_id: "c1" });
+  });
+
   it("leaves nothing at a signal that lives on", async () => {
     const signal = new LongSignal();
     const chat = parley.conversation("c1");

@@ -156,7 +156,7 @@ class AsyncParley:
         Nothing is sent before its first use. A new one is made by the first message.
 
         Args:
-            conversation_id: left out, it is 128 random bits.
+            conversation_id: left out, it is 128 random bits. Blanks around it do not count.
             flow_id: default for ``send``: which flow to start, if one starts.
             channel: default for ``send``.
             user_id: default for ``send``.
@@ -167,7 +167,8 @@ class AsyncParley:
             ConnectionClosed: the client is closed.
         """
         self._connection.check()
-        name = conversation_id if conversation_id is not None else self._connection.new_id()
+        # as the server does it, which would tell of it under another id than was asked for
+        name = conversation_id.strip() if conversation_id is not None else self._connection.new_id()
         chat = self._connection.chats.get(name)
         if isinstance(chat, AsyncConversation):
             return chat

@@ -645,7 +645,7 @@ class Parley:
         Nothing is sent before its first use. A new one is made by the first message.
 
         Args:
-            conversation_id: left out, it is 128 random bits.
+            conversation_id: left out, it is 128 random bits. Blanks around it do not count.
             flow_id: default for ``send``: which flow to start, if one starts.
             channel: default for ``send``.
             user_id: default for ``send``.
