@@ -32,6 +32,8 @@ from storage.base import StoreUnavailable
 PATH: Final = "/v1/ws"
 INSTANCE_HEADER: Final = b"x-parley-instance"
 """In the answer to the handshake, for operators: which of several equal instances has this socket."""
+KNOWN_CODES: Final = frozenset({*range(1000, 1016), *map(int, CloseCode)})
+"""What closes are counted by; a peer may close with thousands of others."""
 BUSY_CHECK_MS: Final = 1000
 AFTER_BUSY_MS: Final = 2000
 """After a long handler the peer's frames of that time are read before its silence is judged."""
@@ -169,7 +171,8 @@ class Connection:
             message = await receive()
             is_text = type(message) is bytes
             if not is_text and message["type"] == "websocket.disconnect":
-                metrics.closes[str(message.get("code", 1005))] += 1
+                code = message.get("code", 1005)
+                metrics.closes[str(code) if code in KNOWN_CODES else "other"] += 1
                 return
             metrics.frames += 1
             if not outbox.has_room:

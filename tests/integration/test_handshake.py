@@ -1,9 +1,12 @@
 """Opening a socket: subprotocol, origin, caps; what is refused is accepted first and then closed."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from tests.support.raw import close_frame, raw_socket
+from tests.support.rest import ask
 from tests.support.server import RunningServer, running_server, token
 
 ORIGINS = ("https://shop.example", "https://*.partner.example", "http://localhost:3000")
@@ -106,3 +109,15 @@ async def test_every_connection_leaves_nothing_behind(server: RunningServer) -> 
     assert application.hub.watched == 0
     assert not application.wheel.stalled
     assert not application.wheel._buckets
+
+
+async def test_the_codes_that_peers_make_up_are_counted_as_one(server: RunningServer) -> None:
+    for code in (3000, 3999, 4711, 4999, 4001):
+        async with raw_socket(*server.address) as socket:
+            await socket.send(close_frame(code))
+            assert await socket.ended() == code
+    while server.application.gateway.connections:
+        await asyncio.sleep(0)
+    shown = (await ask(server, "GET", "/metrics")).body.decode().splitlines()
+    counted = {line.partition("{")[2] for line in shown if line.startswith("parley_closes_total{")}
+    assert counted == {'code="other"} 4.0', 'code="4001"} 1.0'}
