@@ -272,6 +272,9 @@ class WebSocketWire(WebSocketsSansIOProtocol):
 
     def handle_parser_exception(self) -> None:
         """End after what is no WebSocket frame."""
+        if self.conn.close_sent is None:  # the handshake is not answered yet: frames cannot tell
+            self.transport.abort()
+            return
         super().handle_parser_exception()
         self._abort_later()
 

@@ -22,6 +22,7 @@ from tests.support.raw import (
     close_frame,
     frame,
     handshake,
+    handshake_request,
     raw_socket,
 )
 from tests.support.server import running_server, server_process, token
@@ -431,14 +432,7 @@ async def test_headers_without_end_are_cut_off(crowd: Crowd) -> None:
 
 async def test_a_handshake_behind_a_request_does_not_mix_its_frames_with_the_answer(crowd: Crowd) -> None:
     reader, writer = await asyncio.open_connection(*crowd.address)
-    upgrade = "\r\n".join(
-        [
-            "GET /v1/ws HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Protocol: parley.v1", "", "",
-        ]
-    )  # fmt: skip
-    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + upgrade.encode())
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + handshake_request())
     answer = await asyncio.wait_for(reader.read(), 5)
     assert answer.startswith(b"HTTP/1.1 200 "), answer
     assert answer.endswith(b'{"status":"ok"}'), answer

@@ -1,11 +1,14 @@
 """Opening a socket: subprotocol, origin, caps; what is refused is accepted first and then closed."""
 
 import asyncio
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.raw import close_frame, raw_socket
+from storage.memory.store import MemoryStore
+from tests.support.raw import PING, TEXT, close_frame, frame, handshake_request, raw_socket
 from tests.support.rest import ask
 from tests.support.server import RunningServer, running_server, token
 
@@ -121,3 +124,39 @@ async def test_the_codes_that_peers_make_up_are_counted_as_one(server: RunningSe
     shown = (await ask(server, "GET", "/metrics")).body.decode().splitlines()
     counted = {line.partition("{")[2] for line in shown if line.startswith("parley_closes_total{")}
     assert counted == {'code="other"} 4.0', 'code="4001"} 1.0'}
+
+
+class HeldStore(MemoryStore):
+    """Tells whether a key names an origin when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+
+    async def has_origin(self, *_args: Any, **_more: Any) -> bool:
+        self.asked.set()
+        await self.let.wait()
+        return True
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [frame(TEXT, b"{}", mask=None), frame(3, b"x"), frame(PING, b"x" * 126), close_frame(1000)],
+    ids=["unmasked", "opcode", "long-ping", "close"],
+)
+async def test_what_comes_before_the_answer_to_a_handshake_breaks_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    store = HeldStore()
+    async with running_server(tmp_path, store=store) as server:
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(handshake_request("Origin: https://shop.example"))
+        await store.asked.wait()
+        writer.write(sent)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        store.let.set()
+        writer.close()
+        await server.connect()
+        assert server.application.gateway.counter.count == 1
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []

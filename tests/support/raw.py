@@ -94,18 +94,23 @@ class RawSocket:
             return 1006
 
 
+def handshake_request(*headers: str, path: str = "/v1/ws", key: str | None = None) -> bytes:
+    """Return the bytes of a handshake."""
+    key = base64.b64encode(os.urandom(16)).decode() if key is None else key
+    lines = [
+        f"GET {path} HTTP/1.1", "Host: test", "Upgrade: websocket", "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Protocol: {SUBPROTOCOL}",
+        *headers,
+    ]  # fmt: skip
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
 async def handshake(
     host: str, port: int, *headers: str, path: str = "/v1/ws", key: str | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
     """Send a handshake; return the streams and the response's head."""
     reader, writer = await asyncio.open_connection(host, port)
-    key = base64.b64encode(os.urandom(16)).decode() if key is None else key
-    lines = [
-        f"GET {path} HTTP/1.1", f"Host: {host}:{port}", "Upgrade: websocket", "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Protocol: {SUBPROTOCOL}",
-        *headers,
-    ]  # fmt: skip
-    writer.write("\r\n".join([*lines, "", ""]).encode())
+    writer.write(handshake_request(*headers, path=path, key=key))
     async with asyncio.timeout(5):
         head = await reader.readuntil(b"\r\n\r\n")
     return reader, writer, head
