@@ -19,14 +19,12 @@ from typing import Any, Final
 
 import orjson
 
+from server.engine.depth import is_too_deep
 from server.engine.inputs import FailureKind
 
 log = logging.getLogger("parley.actions")
 
 MESSAGE_MAX_CHARS: Final = 1000
-MAX_DEPTH: Final = 64
-"""How deeply a result may be nested: what it becomes a part of has to be JSON too."""
-
 THREADS: Final = 64
 """How many sync actions run at a time; others wait for their turn. None is made before it is needed."""
 
@@ -167,7 +165,7 @@ class Actions:
             return Failure("error", f'The action "{name}" failed.')
         try:
             plain = orjson.loads(orjson.dumps(value))
-            if not _is_too_deep(plain):
+            if not is_too_deep(plain):
                 return plain
         except (TypeError, ValueError, RecursionError):
             pass
@@ -198,20 +196,6 @@ def _told(name: str, failed: ActionFailed) -> Failure:
         message = f'The action "{name}" failed.'
     unknown = bool(getattr(failed, "unknown", False))
     return Failure(kind if kind in KINDS else "error", sayable(message, MESSAGE_MAX_CHARS), unknown)
-
-
-def _is_too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _own(context: ActionContext) -> ActionContext:

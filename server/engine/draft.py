@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from server.engine.depth import is_too_deep
 from server.engine.flow.model import Flow
 from server.engine.flow.zones import zone_of
 from server.engine.inputs import Flows
@@ -393,7 +394,9 @@ class Draft:
             self.set_variable(name, value, expose=expose)
 
     def check_room(self, name: str, value: Any, held: Mapping[str, Any]) -> None:
-        """Raise StepFailure where the record has no room for ``value`` beside what it holds."""
+        """Raise StepFailure where ``value`` is nested too deeply, or too large beside what the record holds."""
+        if isinstance(value, dict | list) and is_too_deep(value):
+            raise StepFailure(f'The value for "{name}" is nested too deeply.', details={"name": name})
         size = json_bytes(value)
         if size <= _SMALL_VALUE and len(held) < 256:
             return

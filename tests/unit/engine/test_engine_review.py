@@ -709,6 +709,27 @@ async def test_a_result_that_is_nested_too_deeply_is_a_bad_one() -> None:
         await check_sizes(talk)
 
 
+async def test_a_value_that_a_flow_nests_deeper_and_deeper_fails_its_step() -> None:
+    """It would be no JSON in the end, and no commit of the conversation's would be possible any more."""
+    flow = """
+flow: deeper
+variables: {x: null, n: 0}
+steps:
+  - id: nest
+    set: {variables.x: {before: "${variables.x}"}, variables.n: "${variables.n + 1}"}
+    on_error: sorry
+  - {id: again, branch: [{if: "variables.n % 50 != 0", goto: nest}, {else: pause}]}
+  - {id: pause, wait: {for: 1s}, goto: nest}
+  - {id: sorry, say: Sorry.}
+"""
+    async with Talk(flow) as talk:
+        await talk.say("go")
+        for _ in range(6):
+            await talk.wait(2_000)
+        assert (await talk.texts(), (await talk.record()).status) == (["Sorry."], "completed")
+        await check_sizes(talk)
+
+
 async def test_a_message_that_outgrows_an_event_is_refused() -> None:
     async with Talk(GUIDE) as talk:
         with pytest.raises(Refused) as refused:
