@@ -394,7 +394,7 @@ class Draft:
             self.set_variable(name, value, expose=expose)
 
     def check_room(self, name: str, value: Any, held: Mapping[str, Any]) -> None:
-        """Raise StepFailure where ``value`` is nested too deeply, or too large beside what the record holds."""
+        """Raise StepFailure where ``value`` is nested too deeply, or the record has no room for it."""
         if isinstance(value, dict | list) and is_too_deep(value):
             raise StepFailure(f'The value for "{name}" is nested too deeply.', details={"name": name})
         size = json_bytes(value)
