@@ -267,9 +267,7 @@ def _watch(paths: Sequence[Path]) -> int:
     _run_apart(command)
     click.echo("Watching for changes; Ctrl-C ends it.", err=True)
     # The watcher is only a hint: what counts is that a source differs from what was run.
-    for _ in watch(
-        *folders, step=50, debounce=300, rust_timeout=1000, yield_on_timeout=True, raise_interrupt=False
-    ):
+    for _ in watch(*folders, step=50, debounce=300, rust_timeout=1000, yield_on_timeout=True):
         found = _sources(folders)
         if found != seen:
             seen = found
