@@ -137,10 +137,16 @@ class Actions:
         if folder is not None and str(folder) not in sys.path:
             sys.path.append(str(folder))
         functions: dict[str, Callable[..., Any]] = {}
-        for name in modules:
+        for name in dict.fromkeys(modules):
             short = name.rpartition(".")[2]
             for function_name, function in _functions_of(name).items():
-                functions[f"{short}.{function_name}"] = function
+                action = f"{short}.{function_name}"
+                if action in functions:
+                    where = f"in {functions[action].__module__} and in {name}"
+                    raise ActionsInvalid(
+                        f'PARLEY_ACTIONS has two actions "{action}", {where}: give one of them another name.'
+                    )
+                functions[action] = function
         return cls(functions)
 
     async def run(self, name: str, context: ActionContext, arguments: Mapping[str, Any]) -> Any | Failure:

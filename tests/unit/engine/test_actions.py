@@ -5,11 +5,12 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.engine.actions import ActionContext, ActionFailed, Actions, Failure
+from server.engine.actions import ActionContext, ActionFailed, Actions, ActionsInvalid, Failure
 from tests.support.talk import Talk
 
 FLOW = """
@@ -157,3 +158,14 @@ async def test_functions_that_hang_take_no_thread_from_the_event_loop() -> None:
     finally:
         go.set()
     assert await hanging == "done"
+
+
+def test_two_actions_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Flows call an action by its module's last name: one of the two would be run for the other."""
+    for package in ("north_of_here", "south_of_here"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "shop.py").write_text("def look(context): ...\n")
+    modules = ["north_of_here.shop", "south_of_here.shop"]
+    with pytest.raises(ActionsInvalid, match=r'"shop.look", in north_of_here.shop and in south_of_here.shop'):
+        Actions.load(modules, tmp_path)
+    assert Actions.load([modules[0]] * 2, tmp_path).names == {"shop.look"}
