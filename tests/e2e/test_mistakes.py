@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.commands import Dev, parley
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -126,7 +127,8 @@ def test_a_mistake_gets_a_sentence_that_says_what_to_do(folder: Path, name: str)
     mistake = MISTAKES[name]
     for file, text in mistake.files.items():
         (folder / file).write_text(text, encoding="utf-8")
-    answer = parley(*mistake.typed.split(), cwd=folder, env=mistake.env)
+    env = {"PARLEY_PORT": str(free_port()), **mistake.env}  # the usual one may be taken
+    answer = parley(*mistake.typed.split(), cwd=folder, env=env)
     said = answer.stdout + answer.stderr
     assert answer.returncode == mistake.code, said
     assert mistake.says in said
