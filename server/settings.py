@@ -31,6 +31,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -58,7 +59,9 @@ _STORE = re.compile(rf"sqlite:.+|memory:|mongodb(\+srv)?://.+|(?!sqlite:|memory:
 _BUS = re.compile(rf"memory:|rediss?://.+|(?!memory:|rediss?:){_FACTORY}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _PUBLIC = ("-----BEGIN ", "ssh-")  # HMAC with what may be public: RFC 8725, 2.1
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]+(?=@)")
+"""Up to the last ``@``, as drivers read a password with one in it."""
+_WHOLE: Final = TypeAdapter(int)
 _QUERY_CREDENTIALS: Final = re.compile(r"(?i)([?&][^=&#]*(?:user|pass|secret|token|key|auth)[^=&#]*=)[^&#]+")
 """Redis takes a password so, MongoDB that of a key file; names like ``authSource`` are masked too."""
 
@@ -144,6 +147,11 @@ def _check_secret(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _resolvable(value: str) -> str:
+    value.encode("idna")  # as the resolver does it, which knows no other way to say that it is no name
+    return value
+
+
 def _network(value: str) -> str:
     return str(ipaddress.ip_network(value, strict=False))
 
@@ -164,7 +172,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     host: Annotated[
-        str, Field(min_length=1), _about("Address to listen on.", "an address to listen on, e.g. 127.0.0.1")
+        str,
+        Field(min_length=1),
+        AfterValidator(_resolvable),
+        _about("Address to listen on.", "an address to listen on, e.g. 127.0.0.1"),
     ] = "127.0.0.1"
     port: Annotated[
         int,
@@ -594,8 +605,8 @@ def _combination_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]
             f"joins several instances, but a {kind} serves exactly one: leave PARLEY_BUS unset, or set "
             "PARLEY_STORE to mongodb://...",
         )
-    workers = values.get("workers", 1)
-    if isinstance(workers, int | str) and str(workers).isdecimal() and int(workers) > 1:
+    workers = _whole(values.get("workers", 1))
+    if workers > 1:
         alone = []
         if store.startswith((_SQLITE, "memory:")):
             alone.append("PARLEY_STORE to mongodb://...")
@@ -604,11 +615,19 @@ def _combination_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]
         if alone:
             yield (
                 "workers",
-                f"asks for {int(workers)} processes, each an instance of its own: set {' and '.join(alone)}, "
+                f"asks for {workers} processes, each an instance of its own: set {' and '.join(alone)}, "
                 "or leave PARLEY_WORKERS unset",
             )
     if values.get("jwks_url"):
         yield "jwks_url", f"must be {expects('jwks_url')}"
+
+
+def _whole(value: object) -> int:
+    """Return the number that a field of whole numbers takes ``value`` for; 1 where it takes it for none."""
+    try:
+        return _WHOLE.validate_python(value)
+    except ValidationError:
+        return 1  # the field itself says what is wrong
 
 
 def _value(found: Mapping[str, _Given], name: str) -> Any:

@@ -214,6 +214,18 @@ def test_workers_need_what_joins_them(folder: Path, env: dict[str, str], said: s
     assert said in problem.message
 
 
+@pytest.mark.parametrize("written", ["2.0", " 2", "+2"])
+def test_workers_are_judged_as_they_are_read(folder: Path, written: str) -> None:
+    (problem,) = problems(folder, {"PARLEY_WORKERS": written})
+    assert "asks for 2 processes" in problem.message
+
+
+@pytest.mark.parametrize("host", ["..", "api..example", ".example", "x" * 64])
+def test_a_host_that_can_be_no_name_is_refused(folder: Path, host: str) -> None:
+    (problem,) = problems(folder, {"PARLEY_HOST": host})
+    assert problem.message.startswith(f"must be an address to listen on, e.g. 127.0.0.1, not '{host[:60]}")
+
+
 def test_every_setting_has_a_wrong_value_above_or_is_free_text() -> None:
     free = {"flows", "jwt_issuer", "jwt_audience"}
     claims = {name for name in Settings.model_fields if name.startswith("jwt_claim_")}
@@ -374,6 +386,7 @@ def test_origins_have_one_form(written: str, normal: str) -> None:
 
 def test_credentials_in_addresses_are_masked() -> None:
     assert without_credentials("mongodb://u:p@h/db") == "mongodb://***@h/db"
+    assert without_credentials("redis://:p@ss@h/1") == "redis://***@h/1", "a password with an @ in it"
     assert without_credentials("sqlite:a@b.db") == "sqlite:a@b.db"
     assert without_credentials("rediss://h/1?password=p%3D&db=2") == "rediss://h/1?password=***&db=2"
     keyed = "mongodb://h/db?w=1&tlsCertificateKeyFilePassword=p"
