@@ -6,7 +6,6 @@ the user typed to fill such a slot is replaced as a whole where the value does n
 
 import datetime
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,6 +13,7 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 
 from server.engine.flow.model import Flow, Slot
+from server.testing.words import Words
 
 Event = Mapping[str, Any]
 
@@ -279,7 +279,7 @@ class _Mask:
 
     def __init__(self, private: Mapping[str, Slot], events: Sequence[Event]) -> None:
         self.private = private
-        self.words: dict[str, str] = {}
+        self.words = Words(MASKED)
         self.asked: dict[int, str | None] = {}
         open_slot: str | None = None
         for event in events:
@@ -293,18 +293,16 @@ class _Mask:
             if event["type"] == "execution.waiting":
                 questions = [q["id"] for p in event["data"].get("pending") or [] for q in p["questions"]]
                 open_slot = next((name for name in questions if name in private), None)
-        longest = sorted(self.words, key=len, reverse=True)
-        self.pattern = re.compile("|".join(map(re.escape, longest)), re.IGNORECASE) if longest else None
 
     def _learn(self, name: str, value: Any) -> None:
         if name not in self.private or value is None:
             return
         stand_in = self.stand_in(name)
         for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str) and word.strip():
-                self.words[word.strip().lower()] = stand_in if isinstance(stand_in, str) else MASKED
+            if isinstance(word, str):
+                self.words.add(word, stand_in if isinstance(stand_in, str) else MASKED)
             elif isinstance(word, int | float) and not isinstance(word, bool):
-                self.words[str(word)] = str(stand_in)
+                self.words.add(str(word), str(stand_in))
 
     def stand_in(self, name: str) -> Any:
         """Return what stands for a private slot's value: one of its type."""
@@ -317,9 +315,7 @@ class _Mask:
 
     def text(self, text: str) -> str:
         """Return a text without any private value."""
-        if self.pattern is None:
-            return text
-        return self.pattern.sub(lambda match: self.words[match[0].lower()], text)
+        return self.words.replace(text)
 
     def value(self, value: Any) -> Any:
         """Return any JSON without any private value."""

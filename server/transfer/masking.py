@@ -7,7 +7,6 @@ address into an id has it in the file. The fingerprints of commands (``body_hash
 message can be guessed from one.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -16,6 +15,7 @@ from server.engine.catalog import SHARED
 from server.engine.flow.loader import compile_flow
 from server.engine.flow.model import FlowInvalid, Slot
 from server.testing.recording import MASKED, STAND_INS
+from server.testing.words import Words
 from storage.base import Store
 from storage.models import Conversation, Event, EventBatch, Execution, Frame, Json, Pending
 
@@ -46,6 +46,8 @@ STRUCTURE: Final = frozenset(
 """Members that say how a thing is built; a word in them that looks personal is not."""
 SLOTS: Final = frozenset({"slots", "edits", "answers", "arguments", "initial_context"})
 """Members whose members are named as slots are."""
+FREE: Final = frozenset({"input", "output", "payload", "metadata", "details"})
+"""Members that hold whatever users, authors and actions put there, under names of theirs."""
 
 
 class MaskUnknown(Exception):  # noqa: N818
@@ -73,11 +75,10 @@ class Mask:
 
     def __init__(self, private: Mapping[str, Slot]) -> None:
         self._private = private
-        self._words: dict[str, str] = {}
+        self._words = Words(MASKED)
         self._hidden: set[int] = set()
         self._asked = False
         self._said: Event | None = None
-        self._pattern: re.Pattern[str] | None = None
 
     def of(self, record: Conversation) -> "Mask":
         """Return a mask for one conversation that knows its record."""
@@ -107,7 +108,6 @@ class Mask:
                     pending = event.data.get("pending") or []
                     asked = {q["id"] for p in pending for q in p.get("questions") or []}
                     self._asked = not asked.isdisjoint(self._private)
-        self._pattern = None
 
     def _learn_values(self, values: Mapping[str, Json]) -> bool:
         """Remember what private slots hold; tell whether there was anything."""
@@ -119,8 +119,8 @@ class Mask:
             found = True
             stand_in = self._stand_in(name)
             for word in value if isinstance(value, list) else [value]:
-                if isinstance(word, str | int | float) and not isinstance(word, bool) and str(word).strip():
-                    self._words[str(word).strip().lower()] = str(stand_in)
+                if isinstance(word, str | int | float) and not isinstance(word, bool):
+                    self._words.add(str(word), str(stand_in))
         return found
 
     def _stand_in(self, name: str) -> Any:
@@ -137,13 +137,13 @@ class Mask:
                 turn,
                 messages=self._value(turn.messages),
                 slots=self._slots(turn.slots),
-                variables=self._value(turn.variables),
+                variables=self._named(turn.variables),
                 actions=self._value(turn.actions),
             )
         return replace(
             record,
             slots=self._slots(record.slots),
-            variables=self._value(record.variables),
+            variables=self._named(record.variables),
             execution=None if execution is None else self._execution(execution),
             turn=turn,
             inbox=tuple(replace(e, command=self._command(e.command), body_hash="") for e in record.inbox),
@@ -172,8 +172,8 @@ class Mask:
     def _execution(self, execution: Execution) -> Execution:
         return replace(
             execution,
-            input=self._value(execution.input),
-            output=self._value(execution.output),
+            input=self._free(execution.input),
+            output=self._free(execution.output),
             error=self._value(execution.error),
             frames=tuple(self._frame(frame) for frame in execution.frames),
             attempts=tuple(replace(a, arguments=self._slots(a.arguments)) for a in execution.attempts),
@@ -182,7 +182,7 @@ class Mask:
 
     def _frame(self, frame: Frame) -> Frame:
         happened = None if frame.happened is None else self._value(frame.happened)
-        return replace(frame, variables=self._value(frame.variables), happened=happened)
+        return replace(frame, variables=self._named(frame.variables), happened=happened)
 
     def _request(self, pending: Pending) -> Pending:
         return replace(
@@ -203,31 +203,38 @@ class Mask:
         for key, value in values.items():
             name = key.removeprefix("slots.")
             is_private = name in self._private and value is not None
-            masked[key] = self._stand_in(name) if is_private else self._value(value)
+            masked[key] = self._stand_in(name) if is_private else self._free(value)
         return masked
 
+    def _named(self, values: Mapping[str, Json]) -> dict[str, Json]:
+        """Mask what is kept under names that a flow declares."""
+        return {name: self._free(value) for name, value in values.items()}
+
     def _value(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self._text(value)
+        """Mask what is built as records and events are."""
         if isinstance(value, Mapping):
             return {key: self._member(key, inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
             return [self._value(inner) for inner in value]
-        if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in self._words:
-            return 1
-        return value
+        return self._free(value)
 
     def _member(self, key: str, value: Any) -> Any:
         if key in STRUCTURE:
             return value
-        if key in SLOTS and isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key in SLOTS:
             return self._slots(value)
-        return self._value(value)
+        if isinstance(value, Mapping) and key == "variables":
+            return self._named(value)
+        return self._free(value) if key in FREE else self._value(value)
 
-    def _text(self, text: str) -> str:
-        if not self._words:
-            return text
-        if self._pattern is None:
-            longest = sorted(self._words, key=len, reverse=True)
-            self._pattern = re.compile("|".join(map(re.escape, longest)), re.IGNORECASE)
-        return self._pattern.sub(lambda match: self._words.get(match[0].lower(), MASKED), text)
+    def _free(self, value: Any) -> Any:
+        """Mask what others have built: no name in it says what is under it, and a name may be personal."""
+        if isinstance(value, str):
+            return self._words.replace(value)
+        if isinstance(value, Mapping):
+            return {self._words.replace(key): self._free(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._free(inner) for inner in value]
+        if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in self._words:
+            return 1
+        return value

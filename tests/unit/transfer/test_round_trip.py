@@ -274,6 +274,32 @@ async def test_nothing_personal_is_left_in_a_masked_export(stores: Stores, tmp_p
     assert record.slots["email"] == "masked@example.com"
 
 
+async def test_what_is_personal_is_found_in_any_case_and_under_any_name(stores: Stores) -> None:
+    """Lower case is not of the same letters everywhere, and what an action names is no word of ours."""
+    source = (
+        ORDER.replace("EFFECT", "idempotent")
+        .replace("email: {type: email, pii: true}", "email: {type: text, pii: true}")
+        .replace("number ${variables.number}", "number ${variables.number.by}")
+    )
+
+    async def book(context: Any, to: str) -> dict[str, Any]:
+        return {"by": to, "code": to.upper(), "of": {to: [to]}}
+
+    store = await stores.another()
+    await published(store, source)
+    talk = Talk(source, store=store, clock=stores.clock, actions={"shop.book": book})
+    await talk.engine.start()
+    for text in ("coffee", "small", "İsmail Strauß"):
+        await talk.say(text)
+        await quiet(talk, "c1")
+    await talk.engine.stop(0)
+    plain = b"".join(await lines_of(store)).decode()
+    masked = b"".join(await lines_of(store, mask_pii=True)).decode()
+    for name in ("İsmail Strauß", "İSMAIL STRAUSS"):
+        assert name in plain
+        assert name not in masked
+
+
 async def test_a_flow_that_no_longer_compiles_keeps_a_masked_export_back(stores: Stores) -> None:
     store = await grown(stores)
     await published(store, "flow: order\nsteps: 7\n")
