@@ -27,10 +27,10 @@ class Wanted:
 
 
 async def export(store: Store, wanted: Wanted) -> AsyncIterator[bytes]:
-    """Yield the lines of an export; the store must have nobody else who writes.
+    """Yield the lines of an export: each conversation as it is when its turn comes.
 
     Raises:
-        NoSuchConversation: one that was named is not there.
+        NoSuchConversation: one that was named is not there, or one was deleted while its log was read.
         MaskUnknown: it should be masked, and a flow no longer tells what is personal.
         StorageError: the store fails.
     """
@@ -56,7 +56,9 @@ async def _records(store: Store, wanted: Wanted) -> AsyncIterator[Conversation]:
     async for id_ in _ids(store, wanted):
         record = await store.load(wanted.tenant_id, id_)
         if record is None or record.deleted_at is not None:
-            raise NoSuchConversation(id_)
+            if wanted.conversations:
+                raise NoSuchConversation(id_)
+            continue  # deleted since its id was read
         if wanted.user_id is None or record.user_id == wanted.user_id:
             yield lines.at_rest(record)
 
@@ -74,11 +76,16 @@ async def _ids(store: Store, wanted: Wanted) -> AsyncIterator[str]:
 
 
 async def _log(store: Store, record: Conversation) -> AsyncIterator[EventBatch]:
+    """Yield the batches up to where the record is: a server may go on meanwhile, over MongoDB."""
     place = (record.tenant_id, record.conversation_id, record.epoch)
     offset = 0
-    while batches := await store.events(*place, offset):
+    while offset < record.offset:
+        batches = await store.events(*place, offset)
+        if not batches:
+            raise NoSuchConversation(record.conversation_id)  # deleted while its log was read
         for batch in batches:
-            yield batch
+            if batch.last_offset <= record.offset:
+                yield batch
         offset = batches[-1].last_offset
 
 

@@ -35,6 +35,7 @@ from storage.sizes import batch_bytes, event_bytes, record_bytes
 _ID: Final[TypeAdapter[str]] = TypeAdapter(ConversationId)
 _RECORD: Final = TypeAdapter(Conversation)
 _BATCH: Final = TypeAdapter(EventBatch)
+_VERSION: Final = TypeAdapter(FlowVersion)
 Versions = dict[tuple[str, int], int]
 
 
@@ -128,7 +129,7 @@ class _Checker:
                 raise
             except UnknownFormat:
                 raise BrokenFile(number, "a newer Parley wrote it; import it with that one") from None
-            except (LookupError, TypeError, ValueError, AttributeError):
+            except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
                 raise BrokenFile(number, f"its {line.kind} is not as an export writes it") from None
         else:
             raise BrokenFile(number + 1, "the end is missing: the file was torn off")
@@ -175,6 +176,9 @@ class _Checker:
 
     def _flow(self, line: _Line) -> None:
         version = _version(line.document)
+        _VERSION.validate_json(encode_json(asdict(version)), strict=True)
+        if not (isinstance(line.document["name"], str) and isinstance(line.document["description"], str)):
+            raise TypeError
         if sha256(version.source.encode()).hexdigest() != version.sha256:
             raise BrokenFile(line.number, "the source of the flow is not that of its checksum")
         self.flows.add((version.flow_id, version.version))

@@ -321,6 +321,46 @@ async def test_a_long_conversation_comes_whole(stores: Stores, tmp_path: Path) -
     assert found.first_offset == 7
 
 
+# --- while a server goes on, as over MongoDB ----------------------------------------------------------
+
+
+async def test_a_turn_meanwhile_is_left_out_whole(stores: Stores, tmp_path: Path) -> None:
+    store = await stores.another()
+    record = await committed(store, conversation("a"))
+    lines = []
+    async for line in export(store, Wanted(TENANT)):
+        lines.append(line)
+        if line.startswith(b'{"conversation"'):
+            await committed(store, record)
+    assert (await moved(lines, await stores.another(), tmp_path)).imported == 1
+
+
+async def test_one_that_is_deleted_meanwhile_is_passed_over(stores: Stores, tmp_path: Path) -> None:
+    store = await stores.another()
+    await committed(store, conversation("a"))
+    deleted = await committed(store, conversation("b"))
+    lines = []
+    async for line in export(store, Wanted(TENANT)):
+        lines.append(line)
+        if line.startswith(b'{"conversation"'):
+            await buried(store, deleted)
+    assert ids(lines) == ["a"]
+    assert (await moved(lines, await stores.another(), tmp_path)).imported == 1
+
+
+async def test_one_that_is_deleted_while_its_log_is_read_is_told(stores: Stores) -> None:
+    """Its line is written already: a file that cannot be imported is none."""
+    store = await stores.another()
+    record = await committed(store, conversation("a"))
+    found = export(store, Wanted(TENANT))
+    while not (await anext(found)).startswith(b'{"conversation"'):
+        pass
+    await buried(store, record)
+    await store.remove_events(TENANT, "a")
+    with pytest.raises(NoSuchConversation, match="a"):
+        await anext(found)
+
+
 # --- broken files -------------------------------------------------------------------------------------
 
 
@@ -343,6 +383,21 @@ BREAKS: dict[str, tuple[int, str, Callable[[list[bytes]], list[bytes]]]] = {
     "no object": (3, "one member", lambda lines: [*lines[:2], b"[1]\n", *lines[3:]]),
     "an unknown line": (3, "nothing is known", lambda lines: [*lines[:2], b'{"x":1}\n', *lines[3:]]),
     "a changed flow": (2, "checksum", lambda lines: [lines[0], changed(lines[1], source="x"), *lines[2:]]),
+    "a nameless flow": (2, "not as an", lambda lines: [lines[0], changed(lines[1], name=None), *lines[2:]]),
+    "a flow of no label": (
+        2,
+        "not as an",
+        lambda lines: [lines[0], changed(lines[1], label=[5]), *lines[2:]],
+    ),
+    "a value too deep": (
+        3,
+        "not as an",
+        lambda lines: [
+            *lines[:2],
+            lines[2].replace(b'"slots":{', b'"slots":{"x":' + b"[" * 900 + b"]" * 900 + b","),
+            *lines[3:],
+        ],
+    ),
     "a missing flow": (2, "version 1 of flow order", lambda lines: [lines[0], *lines[2:]]),
     "no conversation": (3, "belongs to no", lambda lines: [*lines[:2], *lines[3:]]),
     "a missing batch": (4, "it begins at offset", lambda lines: [*lines[:3], *lines[4:]]),
