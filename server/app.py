@@ -194,7 +194,7 @@ class Application:
             if self._siblings is not None:
                 await self._siblings.start()
         except BaseException:
-            await self._close()
+            await self.shutdown()
             raise
         self.readiness.started = True
 
@@ -253,19 +253,19 @@ class Application:
         await self._close()
 
     async def _close(self) -> None:
-        if not self.store.embedded:
+        try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     await self.keys.stop()
-                    await asyncio.gather(*(part.close() for part in self._parts()))
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await self.keys.stop()
-        await self.store.close()
+                    await asyncio.gather(*(part.close() for part in self._far()))
+        finally:
+            if self.store.embedded:
+                await self.store.close()
 
-    def _parts(self) -> "list[Store | EventBus | Shared]":
-        return [self.store, self._shared, *([self._bus] if self._bus is not None else [])]
+    def _far(self) -> "list[Store | EventBus | Shared]":
+        """Return what may be on another machine, and is not waited for any longer than that."""
+        near_store = [] if self.store.embedded else [self.store]
+        return [*near_store, self._shared, *([self._bus] if self._bus is not None else [])]
 
     async def _stop_engine(self, grace_seconds: float) -> None:
         await self.sweeper.stop()
