@@ -76,7 +76,7 @@ _BY_STATUS: Final = "status NOT IN ('completed', 'waiting_input')"
 """As the schema says it: SQLite takes a partial index only where its condition is in the query."""
 _WAITING: Final = """
     SELECT since, wait_id, kind, conversation_id FROM waiting
-    WHERE tenant_id = ?1 AND decider = ?{} AND (since, wait_id) > (?2, ?3)
+    WHERE tenant_id = ? AND decider = ? AND (since, wait_id) > (?, ?)
 """
 
 LARGEST_OFFSET: Final = 2**62
@@ -293,8 +293,8 @@ def waiting(
     if not deciders:
         return []
     place = after or WaitPlace(-1, "")
-    arms = " UNION ".join(_WAITING.format(4 + number) for number in range(len(deciders)))
-    parameters = (tenant_id, *place, *deciders)
+    arms = " UNION ".join([_WAITING] * len(deciders))
+    parameters = [value for decider in deciders for value in (tenant_id, decider, *place)]
     rows = connection.execute(f"{arms} ORDER BY 1, 2, 4 LIMIT {int(limit)}", parameters).fetchall()
     return [Waiting(WaitPlace(since, wait_id), kind, id_) for since, wait_id, kind, id_ in rows]
 

@@ -51,12 +51,12 @@ class ListedRows(NamedTuple):
 class CommitRows(NamedTuple):
     """A commit as the rows that the statements take.
 
-    ``record``: tenant_id, conversation_id, expected revision, expected fence, fence, epoch, last_offset,
-    lease_owner, lease_until, wake_at, expires_at, deleted_at, doc. ``batch``: tenant_id, conversation_id,
-    epoch, first_offset, last_offset, commit_id, key, body_hash, execution_id, messages, ended, events; None
-    without events. ``execution``: tenant_id, execution_id, conversation_id, first_offset; None where it is
-    noted already. ``listed``: None where lists and inboxes say already what they should. ``meanwhile``: see
-    ``Commit``.
+    ``record``: revision, fence, epoch, last_offset, lease_owner, lease_until, wake_at, expires_at,
+    deleted_at, doc, tenant_id, conversation_id, and of an update expected revision and expected fence.
+    ``batch``: epoch, first_offset, last_offset, commit_id, key, body_hash, execution_id, messages, ended,
+    events, tenant_id, conversation_id; None without events. ``execution``: tenant_id, execution_id,
+    conversation_id, first_offset; None where it is noted already. ``listed``: None where lists and inboxes
+    say already what they should. ``meanwhile``: see ``Commit``.
     """
 
     is_insert: bool
@@ -327,7 +327,7 @@ class Writer:
             if commit.batch is not None:
                 cursor.execute(INSERT_BATCH, commit.batch)
         elif commit.batch is not None:
-            place = record[:4]
+            place = record[-4:]
             if not cursor.execute(INSERT_BATCH_IF, (*commit.batch, *place[2:])).rowcount:
                 matches = cursor.execute(RECORD_IS_AT, place).fetchone() is not None
                 return CommitOutcome.DUPLICATE if matches else CommitOutcome.CONFLICT

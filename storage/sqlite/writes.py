@@ -23,6 +23,8 @@ from storage.sqlite.statements import (
 from storage.sqlite.writer import CommitRows, ListedRows
 
 REMOVED_AT_ONCE: Final = 500
+EVENTS: Final = 9
+"""Where the row of a batch has its events."""
 
 _VOID_LEASES: Final = """
     UPDATE conversations SET lease_owner = NULL, lease_until = NULL, wake_at = ?
@@ -71,18 +73,20 @@ def commit_rows(commit: Commit, known: Known | None) -> CommitRows:
     batch_row: tuple[Any, ...] | None = None
     if batch is not None:
         batch_row = _batch_row(tenant_id, conversation_id, batch, execution_id)
-        size += len(batch_row[-1])
+        size += len(batch_row[EVENTS])
     lease = record.lease
     execution: tuple[Any, ...] | None = None
     if execution_id is not None and (known is None or execution_id != known.execution_id):
         first_offset = record.offset if batch is None else batch.first_offset
         execution = (tenant_id, execution_id, conversation_id, first_offset)
+    is_insert = expected.revision is None
+    place = () if is_insert else (expected.revision, expected.fence)
     return CommitRows(
-        is_insert=expected.revision is None,
+        is_insert=is_insert,
         record=(
-            tenant_id, conversation_id, expected.revision, expected.fence, record.fence, record.epoch,
+            1 if expected.revision is None else expected.revision + 1, record.fence, record.epoch,
             record.offset, lease and lease.owner, lease and lease.until, record.wake_at, record.expires_at,
-            record.deleted_at, doc,
+            record.deleted_at, doc, tenant_id, conversation_id, *place,
         ),
         batch=batch_row,
         execution=execution,
@@ -95,11 +99,11 @@ def commit_rows(commit: Commit, known: Known | None) -> CommitRows:
 def _batch_row(
     tenant_id: str, conversation_id: str, batch: EventBatch, execution_id: str | None
 ) -> tuple[Any, ...]:
-    """Return the row of a batch; its events come last."""
+    """Return the row of a batch; its events are at ``EVENTS``."""
     messages, ended = digest(batch)
     return (
-        tenant_id, conversation_id, batch.epoch, batch.first_offset, batch.last_offset, batch.commit_id,
-        batch.key, batch.body_hash, execution_id, messages, ended_text(ended), encode_events(batch),
+        batch.epoch, batch.first_offset, batch.last_offset, batch.commit_id, batch.key, batch.body_hash,
+        execution_id, messages, ended_text(ended), encode_events(batch), tenant_id, conversation_id,
     )  # fmt: skip
 
 

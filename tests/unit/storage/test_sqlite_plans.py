@@ -55,7 +55,7 @@ WRITES: dict[str, Run] = {
     "enqueue": lambda c: writes.enqueue(c.cursor(), TENANT, ID, entry("k1"), NOW),
     "remove_some_events": lambda c: writes.remove_some_events(c.cursor(), TENANT, ID),
     "expire_tombstones": lambda c: writes.expire_tombstones(c.cursor(), NOW, 10),
-    "update_record": lambda c: c.execute(statements.UPDATE_RECORD, [None] * 13),
+    "update_record": lambda c: c.execute(statements.UPDATE_RECORD, [None] * 14),
     "insert_batch": lambda c: c.execute(statements.INSERT_BATCH, [None] * 12),
     "insert_batch_if": lambda c: c.execute(statements.INSERT_BATCH_IF, [None] * 14),
     "upsert_listing": lambda c: c.execute(statements.UPSERT_LISTING, (TENANT, ID, "s", "f", None, None, 1)),
