@@ -15,7 +15,7 @@ from server.engine.flow.words import word_set, words_of
 from server.engine.flow.zones import iso, moments
 
 _ISO: Final = re.compile(
-    r"(?<![\w.+-])(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}(?::\d{2})?)(?:\.\d{1,9})?"
+    r"(?<![\w.+-])(\d{4}-\d{2}-\d{2})[Tt ]((?!24)\d{2}:\d{2}(?::\d{2})?)(?:\.\d{1,9})?"
     r"\s?([Zz]|[+-]\d{2}:?\d{2})?(?![\w:+]|-\d)",
     re.ASCII,
 )

@@ -445,7 +445,8 @@ def _time(time: datetime.time) -> str:
     return time.isoformat("seconds" if time.second else "minutes")
 
 
-_ISO_TIME: Final = re.compile(r"\d{2}:\d{2}(?::\d{2})?", re.ASCII)
+_ISO_TIME: Final = re.compile(r"(?!24)\d{2}:\d{2}(?::\d{2})?", re.ASCII)
+"""From Python 3.14 on 24:00 would be read as 00:00, of the same day."""
 
 
 def _normal_time(slot: Slot, value: Json) -> str:
@@ -464,7 +465,7 @@ def _read_datetime(slot: Slot, said: _Said) -> Reading | None:
 
 
 _ISO_DATETIME: Final = re.compile(
-    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:[Zz]|[+-]\d{2}:?\d{2})", re.ASCII
+    r"\d{4}-\d{2}-\d{2}[Tt ](?!24)\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:[Zz]|[+-]\d{2}:?\d{2})", re.ASCII
 )
 
 

@@ -3,6 +3,7 @@
 import json
 import socket
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_store_that_cannot_be_used_is_found(
 
 
 def test_somebody_elses_database_is_found(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with sqlite3.connect(project / "parley.db") as other:
+    with closing(sqlite3.connect(project / "parley.db")) as other:
         other.execute("CREATE TABLE mine (x)")
     assert "not one of Parley's" in str(examined(capsys, code=FAILED)["store"]["message"])
 

@@ -691,6 +691,7 @@ def test_values_of_programs_are_normalised(slot: Slot, value: Any, stored: Any) 
         (TIME, 14),
         (MOMENT, "2026-11-21"),
         (MOMENT, "2026-11-21T14:30"),
+        (MOMENT, "2026-11-21T24:00Z"),
         (MOMENT, "2026-02-30T14:30Z"),
         (MOMENT, "0001-01-01T00:00+14:00:00"),
         (PHONE, "030 901820"),
