@@ -306,8 +306,9 @@ def test_no_token_and_no_secret_shows_in_the_logs(project: Path) -> None:
             parley("chat", cwd=project, env={"PARLEY_TOKEN": token}, says="coffee\nlarge\n").returncode == 0
         )
         assert parley("chat", cwd=project, env={"PARLEY_TOKEN": forged}, says="coffee\n").returncode == 4
-        with pytest.raises(HTTPError):
+        with pytest.raises(HTTPError) as refused:
             urllib.request.urlopen(f"{dev.url}/nowhere?token={token}")
+        refused.value.close()
         secret = (project / ".parley" / "secret").read_text()
         assert dev.signal(signal.SIGTERM) == 0
         logged = dev.err.text

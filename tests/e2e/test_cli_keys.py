@@ -33,7 +33,8 @@ def visit(url: str, key: str, origin: str = SHOP) -> tuple[int, Any]:
         ) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
+        with error:
+            return error.code, json.loads(error.read())
 
 
 def test_keys_are_managed_while_dev_runs(tmp_path: Path) -> None:

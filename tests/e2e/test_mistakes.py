@@ -41,7 +41,11 @@ MISTAKES = {
     "flows in nobody's home folder": Mistake(
         "dev cafe", "there is no flows folder", 3, env={"PARLEY_FLOWS": "~nosuchuser/flows"}
     ),
-    "a name that no file can have": Mistake(f"check {'x' * 300}", "cannot be used (File name too long).", 1),
+    "a name that no file can have": (
+        Mistake(f"check {'x' * 300}", "does not exist", 2)  # says Python itself from 3.14 on
+        if sys.version_info >= (3, 14)
+        else Mistake(f"check {'x' * 300}", "cannot be used (File name too long).", 1)
+    ),
     "a choice that is not made": Mistake("completion", "Choose from: bash, fish, zsh. `parley", 2),
     "no token for tail": Mistake("tail c1", "name it: `parley tail --project FOLDER`", 2),
     "a misspelt setting": Mistake("dev cafe", "did you mean PARLEY_PORT?", 2, env={"PARLEY_PROT": "1"}),

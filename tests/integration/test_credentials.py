@@ -105,7 +105,8 @@ def fetch(url: str, bearer: str) -> bytes:
         with urlopen(Request(url, headers={"Authorization": f"Bearer {bearer}"}), timeout=5) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
-        return error.read()
+        with error:
+            return error.read()
 
 
 async def test_a_token_never_shows_in_logs_or_in_the_database(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ async def status_of(url: str) -> int:
             with urlopen(url, timeout=5) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
-            return error.code
+            with error:
+                return error.code
 
     return await asyncio.to_thread(fetch)
 
