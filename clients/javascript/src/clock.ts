@@ -32,12 +32,6 @@ export const LAST_BACKOFF_MS = 20_000;
 export const fullJitter = (attempt: number, random: () => number): number =>
   random() * Math.min(LAST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** attempt);
 
-/** Pause by this clock. */
-export const sleep = (clock: Clock, ms: number): Promise<void> =>
-  new Promise((resolve) => {
-    clock.callLater(ms, resolve);
-  });
-
 /** A promise that is settled from outside. */
 export interface Waiter<T> {
   readonly promise: Promise<T>;

@@ -3,12 +3,12 @@
  *
  * @module
  */
-import { fullJitter, sleep } from "./clock.js";
+import { fullJitter } from "./clock.js";
 import type { Connection } from "./connection.js";
 import { ParleyError } from "./errors.js";
 import type { InboxEvent } from "./events.js";
 import type { InboxItem } from "./records.js";
-import { type Rest, toInboxItem } from "./rest.js";
+import { type Rest, sleep, toInboxItem } from "./rest.js";
 
 /** Yield what opens and what is settled, over reconnections; see `Parley.inboxEvents`. */
 export async function* watchInbox(
@@ -19,6 +19,7 @@ export async function* watchInbox(
   const known = new Map<string, InboxItem>();
   let tries = 0;
   let ready = false;
+  let renewed = false;
   while (true) {
     const again = new Set<string>();
     let renewing = false;
@@ -40,6 +41,7 @@ export async function* watchInbox(
           }
         } else if (name === "ready") {
           tries = 0;
+          renewed = false;
           for (const [gone, settled] of [...known].filter(([each]) => !again.has(each))) {
             known.delete(gone);
             yield { type: "settled", item: settled, decided: null };
@@ -51,13 +53,14 @@ export async function* watchInbox(
         }
       }
     } catch (error) {
-      renewing = error instanceof ParleyError && tries === 0 && rest.renew(error);
+      renewing = error instanceof ParleyError && !renewed && rest.renew(error);
       if (!(error instanceof ParleyError) || (!renewing && !error.temporary)) {
         throw error;
       }
+      renewed ||= renewing;
     }
     tries += 1;
-    await sleep(clock, renewing ? 0 : fullJitter(tries, random));
+    await sleep(clock, renewing ? 0 : fullJitter(tries, random), signal);
     signal?.throwIfAborted();
   }
 }

@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { fullJitter } from "./clock.js";
+import { type Clock, fullJitter } from "./clock.js";
 import type { Connection } from "./connection.js";
-import { ConnectionLost, errorFromWire, ParleyError, Timeout } from "./errors.js";
+import { ConnectionLost, errorFromWire, ParleyError } from "./errors.js";
 import { encode } from "./protocol.js";
 import {
   type Execution,
@@ -77,19 +77,13 @@ export class Rest {
     { timeoutMs, signal }: Ask,
   ): Promise<Raw> {
     const ended = new AbortController();
-    const cancel = () => ended.abort(signal?.reason);
     signal?.throwIfAborted();
-    signal?.addEventListener("abort", cancel);
-    const late = new Timeout(`no answer to ${method} ${path} in time; it may have taken effect`);
-    const stop =
-      timeoutMs === null ? () => {} : this.#connection.clock.callLater(timeoutMs, () => ended.abort(late));
+    const late = `no answer to ${method} ${path} in time; it may have taken effect`;
     try {
-      return await this.#insist(method, path, body, headers, ended.signal);
-    } catch (error) {
-      throw ended.signal.aborted ? ended.signal.reason : error;
+      const answer = this.#insist(method, path, body, headers, ended.signal);
+      return await this.#connection.limit(answer, { timeoutMs, signal }, late);
     } finally {
-      stop();
-      signal?.removeEventListener("abort", cancel);
+      ended.abort(); // who leaves takes the request along, also from a token that does not come
     }
   }
 
@@ -150,10 +144,12 @@ export class Rest {
   async *stream(path: string, signal?: AbortSignal): AsyncGenerator<[string, Raw]> {
     const ended = new AbortController();
     const end = () => ended.abort(signal?.reason);
+    signal?.throwIfAborted();
     signal?.addEventListener("abort", end);
     let stop = this.#connection.clock.callLater(STREAM_SILENCE_MS, end);
     try {
-      const reply = await this.#fetch("GET", path, undefined, { Accept: "text/event-stream" }, ended.signal);
+      const asked = this.#fetch("GET", path, undefined, { Accept: "text/event-stream" }, ended.signal);
+      const reply = await this.#connection.limit(asked, { signal });
       if (!reply.ok || !reply.body) {
         this.#read(reply.status, false, await reply.text());
       }
@@ -229,16 +225,22 @@ export class Rest {
   }
 
   async #pause(ms: number, signal: AbortSignal): Promise<void> {
-    await new Promise<void>((resolve) => {
-      const stop = this.#connection.clock.callLater(ms, resolve);
-      signal.addEventListener("abort", () => {
-        stop();
-        resolve();
-      });
-    });
+    await sleep(this.#connection.clock, ms, signal);
     signal.throwIfAborted();
   }
 }
+
+/** Pause by this clock, until `signal` is aborted at the latest. */
+export const sleep = (clock: Clock, ms: number, signal?: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    const end = () => {
+      stop();
+      signal?.removeEventListener("abort", end);
+      resolve();
+    };
+    const stop = clock.callLater(ms, end);
+    signal?.addEventListener("abort", end);
+  });
 
 /** Return the records of a list, page after page; `name` is the page's field that holds them. */
 export async function* pages(

@@ -329,6 +329,33 @@ async def test_the_inbox_is_told_over_reconnections(server: HttpServer, client: 
     assert server.asked[0].headers["accept"] == "text/event-stream"
 
 
+async def test_the_inbox_is_told_for_longer_than_a_token_lasts(server: HttpServer, client: Connect) -> None:
+    server.replies = [
+        told(("ready", {"items": 0})),
+        refusal(401, "token_expired"),
+        told(
+            ("opened", {"kind": "acceptance", "wait_id": "a", "execution_id": "x"}), ("ready", {"items": 1})
+        ),
+        refusal(401, "token_expired"),
+        refusal(401, "token_expired"),
+    ]
+    numbers = itertools.count(1)
+    inbox = client(token=lambda: f"token-{next(numbers)}").inbox_events()
+    assert [await anext(inbox), (await anext(inbox)).item.wait_id] == [events.InboxReady(items=0), "a"]  # type: ignore[union-attr]
+    with pytest.raises(parley_client.TokenExpired):  # a fresh one that is refused too is asked for once
+        await anext(inbox)
+    used = [asked.headers["authorization"].removeprefix("Bearer token-") for asked in server.asked]
+    assert used == ["1", "1", "2", "2", "3"]
+
+
+async def test_an_inbox_that_something_garbles_is_asked_for_again(
+    server: HttpServer, client: Connect
+) -> None:
+    garbled = Reply(200, b"event: opened\ndata: <html>\n\n", {"Content-Type": "text/event-stream"})
+    server.replies = [garbled, told(("ready", {"items": 0}))]
+    assert await anext(client().inbox_events()) == events.InboxReady(items=0)
+
+
 def test_the_address_is_beside_the_sockets() -> None:
     context = ssl.create_default_context()
     for given, at in [

@@ -13,7 +13,7 @@ from .records import InboxItem, mapping
 async def watch_inbox(rest: Rest, clock: Clock, random: Callable[[], float]) -> AsyncIterator[InboxEvent]:
     """Yield what opens and what is settled, over reconnections; see ``AsyncParley.inbox_events``."""
     known: dict[str, InboxItem] = {}
-    tries, ready = 0, False
+    tries, ready, renewed = 0, False, False
     while True:
         again: set[str] = set()
         renewing = False
@@ -31,15 +31,16 @@ async def watch_inbox(rest: Rest, clock: Clock, random: Callable[[], float]) -> 
                     if (item := known.pop(wait_id, None)) is not None:
                         yield InboxSettled(item=item, decided=raw.get("decided"))
                 elif name == "ready":
-                    tries = 0
+                    tries, renewed = 0, False
                     for gone in [one for one in known if one not in again]:
                         yield InboxSettled(item=known.pop(gone), decided=None)
                     if not ready:
                         ready = True
                         yield InboxReady(items=len(known))
         except ParleyError as error:
-            renewing = tries == 0 and rest.renew(error)
+            renewing = not renewed and rest.renew(error)
             if not renewing and not error.temporary:
                 raise
+            renewed = renewed or renewing
         tries += 1
         await sleep(clock, 0.0 if renewing else full_jitter(tries, random))

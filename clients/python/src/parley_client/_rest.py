@@ -226,7 +226,7 @@ class Rest:
                 yield event
             try:
                 refusal = await reading
-            except (OSError, http.client.HTTPException, RuntimeError) as error:
+            except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
                 raise ConnectionLost(f"no more from {self.url}: {error}") from error
             if refusal is not None:
                 self._read(refusal)
