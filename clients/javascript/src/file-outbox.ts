@@ -26,8 +26,14 @@ export function fileOutbox(path: string): OutboxStore {
     if (file === null) {
       file = fs.openSync(path, "a", 0o600);
     }
-    fs.writeSync(file, `${JSON.stringify(line)}\n`);
-    fs.fsyncSync(file);
+    const { size } = fs.fstatSync(file);
+    try {
+      fs.appendFileSync(file, `${JSON.stringify(line)}\n`);
+      fs.fsyncSync(file);
+    } catch (error) {
+      fs.ftruncateSync(file, size); // half a line would hide those behind it
+      throw error;
+    }
   };
   const unusable = (code: string, why: string, cause?: unknown) =>
     new OutboxUnusable(`The outbox ${path} cannot be used: ${why}.`, {
@@ -65,8 +71,8 @@ export function fileOutbox(path: string): OutboxStore {
     },
     keep(keep) {
       if (isOpen) {
-        kept.set(keyOf(keep), keep);
         append({ keep });
+        kept.set(keyOf(keep), keep);
       } else {
         early.push(keep); // nothing is sent before the file is open
       }

@@ -98,7 +98,11 @@ export function createOutbox(store: OutboxStore, maxBytes: number) {
 
     release(conversationId: string, key: string): void {
       if (forget(keyOf(conversationId, key))) {
-        store.release(conversationId, key);
+        try {
+          store.release(conversationId, key);
+        } catch {
+          // it is sent once more, under its key, which the server knows
+        }
       }
     },
   } satisfies Journal & Record<string, unknown>;
@@ -127,7 +131,7 @@ export function browserOutbox(
     return undefined;
   }
   const prefix = `parley-outbox:${name}:`;
-  const box = `${Math.random().toString(36).slice(2)}`;
+  const box = Math.random().toString(36).slice(2);
   const places = new Map<string, string>();
   const locks = globalThis.navigator?.locks;
   let count = 0;
@@ -135,13 +139,13 @@ export function browserOutbox(
   let letGo = () => {};
   const put = (entry: Entry, since = Date.now()) => {
     count += 1;
-    const place = `${prefix}${box}:${since}:${String(count).padStart(9, "0")}`;
+    const place = `${prefix}${box}:${since}:${1e9 + count}`; // of one width, so that they sort
     storage.setItem(place, JSON.stringify(entry));
     places.set(placeOf(entry), place);
   };
+  const placesIn = (start: string) => Object.keys(storage).filter((place) => place.startsWith(start));
   const takeOver = (other: string): [number, Entry][] =>
-    Object.keys(storage)
-      .filter((place) => place.startsWith(`${prefix}${other}:`))
+    placesIn(`${prefix}${other}:`)
       .sort() // a storage tells its keys in any order; these sort by time, then by count
       .flatMap((place) => {
         const since = Number(place.slice(prefix.length).split(":")[1]);
@@ -153,8 +157,12 @@ export function browserOutbox(
         if (entry.url !== url) {
           return [];
         }
-        put(entry, since); // before the old one goes: a crash in between leaves two, and their key is one
-        storage.removeItem(place);
+        try {
+          put(entry, since); // before the old one goes: a crash in between leaves two, and their key is one
+          storage.removeItem(place);
+        } catch {
+          places.set(placeOf(entry), place); // there is no room for two: it stays where it is
+        }
         return [[since, entry]];
       });
 
@@ -166,9 +174,8 @@ export function browserOutbox(
       });
       locks?.request(prefix + box, () => held).catch(() => {});
       const found: [number, Entry][] = [];
-      const places = Object.keys(storage).filter((place) => place.startsWith(prefix));
       for (const other of new Set(
-        places.map((place) => place.slice(prefix.length).split(":")[0] as string),
+        placesIn(prefix).map((place) => place.slice(prefix.length).split(":")[0] as string),
       )) {
         if (other === box) {
           continue;

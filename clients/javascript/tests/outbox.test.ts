@@ -1,4 +1,5 @@
 /** Outboxes that survive the page or the process. */
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -83,6 +84,25 @@ describe.each([
     after.close();
   });
 
+  it("does not stand in the way of an outcome where it cannot let go", async () => {
+    const store: OutboxStore = {
+      ...open(),
+      release: () => {
+        throw new Error("no space left");
+      },
+    };
+    const server = new FakeServer();
+    const clock = new VirtualClock();
+    const parley = new Parley("http://example.test", { WebSocket: server.Socket, clock, outbox: store });
+    const asked = parley.conversation("c1").ask("hi");
+    await settled();
+    const result = { current_state: "ask", response: { messages: [] }, success: true };
+    server.ack(server.last("process"), { status: "completed", result, offset: 0 });
+    await clock.advance(1_000);
+    expect((await asked).state).toBe("ask");
+    await parley.close();
+  });
+
   it("sends nothing of somebody else's", async () => {
     const before = open();
     await before.open(URL);
@@ -136,6 +156,31 @@ describe("browserOutbox", () => {
     expect(keysOf(left)).toEqual(["key-0001", "key-0002", "key-0003"]);
   });
 
+  it("sends what is left where the storage has no room for anything more", async () => {
+    const storage = new MemoryStorage();
+    const before = browserOutbox("x", storage) as OutboxStore;
+    await before.open(URL);
+    before.keep(command("old-0001", "typed before"));
+    before.close();
+    const full = new Proxy(storage, {
+      get: (target, name) =>
+        name === "setItem"
+          ? () => {
+              throw new DOMException("full", "QuotaExceededError");
+            }
+          : Reflect.get(target, name),
+    });
+    const server = new FakeServer();
+    const options = { WebSocket: server.Socket, clock: new VirtualClock() };
+    const outbox = browserOutbox("x", full);
+    const parley = new Parley("http://example.test", { ...options, outbox });
+    await parley.connect();
+    await settled();
+    server.ack(server.last("process"));
+    expect(storage.length).toBe(0);
+    await parley.close();
+  });
+
   it("is nothing where a page may keep nothing", () => {
     expect(browserOutbox()).toBeUndefined();
   });
@@ -161,6 +206,31 @@ describe("fileOutbox", () => {
     await outbox.open(URL);
     outbox.close();
   });
+
+  it.skipIf(spawnSync("prlimit", ["--version"]).error)(
+    "keeps what comes after a moment in which the disk was full",
+    async () => {
+      const path = join(folder(), "unsent");
+      const outbox = fileOutbox(path);
+      await outbox.open(URL);
+      outbox.keep(command("key-0001"));
+      const limit = (bytes: string) =>
+        spawnSync("prlimit", ["--pid", `${process.pid}`, `--fsize=${bytes}:unlimited`]);
+      limit(`${statSync(path).size + 10}`);
+      try {
+        expect(() => outbox.keep(command("key-0002"))).toThrow();
+        expect(() => outbox.release("c1", "key-0001")).toThrow();
+      } finally {
+        limit("unlimited");
+      }
+      outbox.keep(command("key-0003"));
+      outbox.keep(command("key-0004"));
+      outbox.close();
+      const next = fileOutbox(path);
+      expect(keysOf(await next.open(URL))).toEqual(["key-0001", "key-0003", "key-0004"]);
+      next.close();
+    },
+  );
 
   it("forgives a torn last line and nothing else", async () => {
     const path = join(folder(), "unsent");

@@ -224,3 +224,31 @@ async def test_it_does_not_grow_with_what_is_done(server: ScriptedServer, outbox
         for _ in range(40):
             await chat.ask("x" * 16_000)
             assert outbox.stat().st_size < 350_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+async def test_what_comes_after_a_moment_in_which_the_disk_was_full_is_kept(
+    server: ScriptedServer, outbox: Path
+) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    async def full(connection: Connection, frame: Frame) -> bool:
+        # half of the line that says that this one is done still finds room
+        resource.setrlimit(resource.RLIMIT_FSIZE, (outbox.stat().st_size + 10, hard))
+        return False
+
+    server.on("process", full)
+    async with client(server, outbox) as parley:
+        try:
+            await parley.conversation("c1").ask("one")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+        server.on("process", swallow)
+        for word in ("two", "three"):
+            with pytest.raises(parley_client.Timeout):
+                await parley.conversation("c1").ask(word, timeout=0.05)
+    async with client(server, outbox) as again:
+        await again.conversation("c1").ask("four")
+    assert server.chats["c1"].processed == ["one", "two", "three", "four"]

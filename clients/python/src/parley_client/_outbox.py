@@ -96,8 +96,6 @@ class Outbox:
         try:
             self._append({"keep": frame}, durable=True)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)  # half a line would hide those behind it
             raise self._unusable("outbox_unwritable", str(error)) from error
         self._kept[_key(frame)] = (frame, size)
         self._bytes += size
@@ -186,9 +184,14 @@ class Outbox:
 
     def _append(self, record: dict[str, Json], *, durable: bool = False) -> None:
         line = _line(record)
-        _write(self._file, line)
-        if durable:
-            os.fsync(self._file)
+        try:
+            _write(self._file, line)
+            if durable:
+                os.fsync(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)  # half a line would hide those behind it
+            raise
         self._size += len(line)
 
     def _unusable(self, code: str, why: str) -> OutboxUnusable:
