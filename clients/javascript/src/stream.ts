@@ -17,7 +17,7 @@ export class Stream<T> implements AsyncIterableIterator<T> {
   #items: T[] = [];
   #ended = false;
   #error: unknown = null;
-  #wake: () => void = () => {};
+  #waiting: (() => void)[] = [];
   #left: ((stream: this) => void) | null;
   #unhear = () => {};
 
@@ -80,7 +80,7 @@ export class Stream<T> implements AsyncIterableIterator<T> {
     const timer = timeoutMs == null ? undefined : setTimeout(stop, timeoutMs);
     while (!this.#items.length && !this.#ended && !late) {
       await new Promise<void>((resolve) => {
-        this.#wake = resolve;
+        this.#waiting.push(resolve);
       });
     }
     clearTimeout(timer);
@@ -110,6 +110,13 @@ export class Stream<T> implements AsyncIterableIterator<T> {
 
   [Symbol.asyncIterator](): this {
     return this;
+  }
+
+  /** Let all that wait look again, in the order in which they came. */
+  #wake(): void {
+    for (const look of this.#waiting.splice(0)) {
+      look();
+    }
   }
 
   #leave(reason: unknown): void {
