@@ -1020,8 +1020,12 @@ export function createSession({ now, tell, outboxLimit = 100, hello: greeting, j
       }
       state = OFFLINE;
       let reconnect = protocol.mayReconnect(code);
-      if (helloError && isMissing(helloError) && chats.has(helloAbout)) {
-        // `hello` was refused for the conversation in it alone: the others return
+      if (
+        helloError &&
+        (isMissing(helloError) || helloError.field === "conversation_id") &&
+        chats.has(helloAbout)
+      ) {
+        // `hello` was refused for the conversation in it, or its id, alone: the others return
         chat(helloAbout).detach(helloError);
         helloError = null;
         reconnect = true;

@@ -18,6 +18,7 @@ import {
   TokenExpired,
   TurnFailed,
 } from "../src/index.js";
+import type { Raw } from "../src/records.js";
 import { FakeServer, LongSignal, message, settled, VirtualClock } from "./fakes.js";
 
 let server: FakeServer;
@@ -98,6 +99,43 @@ describe("a turn", () => {
     chat.send("hi");
     await settled();
     expect(server.last("process")).toMatchObject({ conversation_id: "c1" });
+  });
+
+  it("serves each of those who wait for its next event", async () => {
+    const reader = parley.conversation("c1").events();
+    const waiting = [reader.next(), reader.next(), reader.next()];
+    await settled();
+    server.events(
+      "c1",
+      null,
+      ["message.completed", message("m1", "1")],
+      ["message.completed", message("m2", "2")],
+    );
+    const found = await Promise.all(waiting.slice(0, 2));
+    expect(found.map(({ value }) => value.message_id ?? value.message.message_id)).toEqual(["m1", "m2"]);
+    reader.close();
+    expect((await Promise.race([waiting[2], settled()]))?.done).toBe(true);
+  });
+
+  it("goes on where the server does not take the id of another one", async () => {
+    server.greets = false;
+    const strange = parley.conversation("no id!").ask("hi");
+    const refused = expect(strange).rejects.toBeInstanceOf(BadRequest);
+    await settled();
+    const error = { code: "bad_request", message: "no", field: "conversation_id" };
+    server.send({ type: "error", id: server.last("hello").id, error });
+    server.greets = true;
+    server.socket.end(4501);
+    await refused;
+    const mine = parley.conversation("c1").ask("ho");
+    await clock.advance(1_000);
+    expect(server.last("hello").conversation_id).toBe("c1");
+    const said = server.frames.filter(({ type }) => type === "process");
+    expect(said.map(({ content }) => content.text)).toContain("ho");
+    const done = { status: "completed", result: turn("Hello"), offset: 0 };
+    server.ack(said.find(({ content }) => content.text === "ho") as Raw, done);
+    await clock.advance(1_000);
+    expect((await mine).text).toBe("Hello");
   });
 
   it("leaves nothing at a signal that lives on", async () => {

@@ -617,6 +617,28 @@ async def test_a_conversation_of_somebody_else_does_not_take_the_others_along(
             await theirs.ask("hi")
 
 
+async def test_an_id_that_the_server_does_not_take_does_not_take_the_others_along(
+    server: ScriptedServer, client: Connect
+) -> None:
+    async def refused(connection: Connection, frame: Frame) -> bool:
+        if frame.get("conversation_id") != "no id!":
+            return False
+        await connection.send(error(frame["id"], "bad_request", field="conversation_id"))
+        if frame["type"] == "hello":
+            await connection.close(4501, "bad_request")
+        return True
+
+    for kind in ("hello", "subscribe", "process"):
+        server.on(kind, refused)
+    parley = client()
+    strange = parley.conversation("no id!").send("hi")
+    async with parley:
+        assert (await parley.conversation("mine").ask("one")).text == "echo one"
+        with pytest.raises(parley_client.BadRequest, match="no"):
+            await anext(strange)
+        await until(lambda: parley.unacknowledged == 0)
+
+
 # --- the connection itself -------------------------------------------------------------------------
 
 

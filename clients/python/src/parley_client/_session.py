@@ -668,7 +668,9 @@ class Session:
     def _lost_one_conversation(self) -> bool:
         """Whether ``hello`` was refused for the conversation in it alone, so that the others may return."""
         error, chat = self._hello_error, self._chats.get(self._hello_about or "")
-        if error is None or chat is None or error.get("code") != "conversation_not_found":
+        if error is None or chat is None:
+            return False
+        if error.get("code") != "conversation_not_found" and error.get("field") != "conversation_id":
             return False
         self._hello_error = None
         self._detach(chat, error)

@@ -307,7 +307,7 @@ class Chat implements Mounted {
       this.#emit("parley-message", { message });
     } else if (type === "message.retracted") this.#log.remove(event.message_id);
     else if (type === "typing") this.#onTyping(event.user_id, event.typing);
-    else if (type === "unsubscribed") this.#onGone(event.error.code);
+    else if (type === "unsubscribed") this.#onGone(event.error);
     else if (type === "flow.custom")
       this.#emit("parley-custom", { name: event.name, payload: event.payload });
     else if (type === "handoff.requested") this.#log.note(this.#words.handoff);
@@ -369,14 +369,15 @@ class Chat implements Mounted {
     this.#see();
   }
 
-  #onGone(code: string): void {
+  #onGone(error: ParleyError): void {
     if (this.#host.attribute("conversation")) {
       this.#link = "stopped";
+      this.#leave(); // a connection that comes back would not show this one
       this.#panel.trouble(
-        `The server ended the conversation: ${code}. Its id is fixed by the page (conversation="...").`,
+        `The server ended the conversation. ${explained(error)} Its id is fixed by the page (conversation="...").`,
         true,
       );
-    } else if (code === "conversation_not_found") {
+    } else if (error.code === "conversation_not_found") {
       this.#begin();
       this.#log.note(this.#words.gone);
     }
