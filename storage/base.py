@@ -248,6 +248,7 @@ class ConversationStore(Protocol):
         place is a value, not a count: what begins or ends meanwhile shifts nothing, and an execution that
         has moved to the front is found there. Served by an index over (tenant, time) or, where one is asked
         for, (tenant, status, time) or (tenant, user, time); the other filters are applied on the way.
+        A record that cannot be read is passed over, and logged (``storage.readable``).
         """
 
     async def conversations(

@@ -5,6 +5,7 @@ lies above the record's offset was committed after it was read, and may have hol
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from storage.base import Due, KeyRecord
@@ -28,6 +29,7 @@ from storage.mongo.documents import (
     text,
 )
 from storage.mongo.failures import reading
+from storage.readable import listed
 from storage.rules import newest_messages, page
 
 _HEAD: Final = {"_id": 0, "epoch": 1, "offset": 1, "unflushed": 1}
@@ -307,25 +309,30 @@ async def executions(
     if wanted.status == IDLE and not idle:
         return []
     asked = _asked(tenant_id, wanted, idle=idle)
-    if after is not None:
-        active_at, id_ = number(after.active_at), text(after.conversation_id)
-        asked["$or"] = [
-            {"active_at": {"$lt": active_at}},
-            {"active_at": active_at, "conversation_id": {"$lt": id_}},
-        ]
     found: list[Listed] = []
-    async with reading():
-        cursor = database.conversations.find(asked, {"_id": 0, "unflushed": 0}, batch_size=_AT_ONCE)
-        cursor = cursor.sort([("active_at", -1), ("conversation_id", -1)]).limit(limit)
-        try:
-            async for document in cursor:
-                max_bytes -= len(document["body"])
-                if found and max_bytes < 0:
-                    break
-                listed = ListPlace(int(document["active_at"]), document["conversation_id"])
-                found.append(Listed(listed, record_of(document)))
-        finally:
-            await cursor.close()
+    while (missing := limit - len(found)) > 0:
+        if after is not None:
+            active_at, id_ = number(after.active_at), text(after.conversation_id)
+            asked["$or"] = [
+                {"active_at": {"$lt": active_at}},
+                {"active_at": active_at, "conversation_id": {"$lt": id_}},
+            ]
+        async with reading():
+            cursor = database.conversations.find(asked, {"_id": 0, "unflushed": 0}, batch_size=_AT_ONCE)
+            cursor = cursor.sort([("active_at", -1), ("conversation_id", -1)]).limit(missing)
+            try:
+                async for document in cursor:
+                    missing -= 1
+                    max_bytes -= len(document["body"])
+                    if found and max_bytes < 0:
+                        return found
+                    after = ListPlace(int(document["active_at"]), document["conversation_id"])
+                    if (item := listed(tenant_id, after, partial(record_of, document))) is not None:
+                        found.append(item)
+            finally:
+                await cursor.close()
+        if missing:
+            break  # there are no more
     return found
 
 

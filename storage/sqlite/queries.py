@@ -3,12 +3,22 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from storage.base import Due, KeyRecord
 from storage.codec import decode_events, decode_record, encode_json
-from storage.listing import IDLE, ExecutionFilter, ExecutionPlace, Listed, ListPlace, Waiting, WaitPlace
+from storage.listing import (
+    IDLE,
+    ExecutionFilter,
+    ExecutionPlace,
+    Listed,
+    ListPlace,
+    Waiting,
+    WaitPlace,
+)
 from storage.models import Conversation, EventBatch, Lease, TimeMs
+from storage.readable import listed
 from storage.rules import newest_messages, page
 
 _CONVERSATION: Final = "(SELECT id FROM conversations WHERE tenant_id = :tenant AND conversation_id = :id)"
@@ -237,23 +247,29 @@ def executions(
 ) -> list[Listed]:
     """See ``ConversationStore.executions``; with ``idle`` it is ``conversations``."""
     conditions, parameters = _asked(tenant_id, wanted, idle=idle)
-    sql = _EXECUTIONS + conditions
-    parameters["limit"] = limit
-    if after is not None:
-        sql += " AND (l.active_at, l.conversation_id) < (:active_at, :conversation_id)"
-        parameters |= after._asdict()
-    rows = connection.execute(
-        f"{sql} ORDER BY l.active_at DESC, l.conversation_id DESC LIMIT :limit", parameters
-    )
     found: list[Listed] = []
-    try:
-        for active_at, conversation_id, *row in rows:
-            max_bytes -= len(row[0])
-            if found and max_bytes < 0:
-                break
-            found.append(Listed(ListPlace(active_at, conversation_id), read_record(row)))
-    finally:
-        rows.close()
+    while len(found) < limit:
+        sql = _EXECUTIONS + conditions
+        parameters["limit"] = asked = limit - len(found)
+        if after is not None:
+            sql += " AND (l.active_at, l.conversation_id) < (:active_at, :conversation_id)"
+            parameters |= after._asdict()
+        rows = connection.execute(
+            f"{sql} ORDER BY l.active_at DESC, l.conversation_id DESC LIMIT :limit", parameters
+        )
+        try:
+            for active_at, conversation_id, *row in rows:
+                asked -= 1
+                max_bytes -= len(row[0])
+                if found and max_bytes < 0:
+                    return found
+                after = ListPlace(active_at, conversation_id)
+                if (item := listed(tenant_id, after, partial(read_record, row))) is not None:
+                    found.append(item)
+        finally:
+            rows.close()
+        if asked:
+            break  # there are no more
     return found
 
 

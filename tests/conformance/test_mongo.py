@@ -1121,3 +1121,15 @@ async def test_its_time_is_the_servers(mongo_url: str) -> None:
         told = client.admin.command("isMaster")["localTime"].timestamp() * 1000
     assert abs(store.now() - told) < 60_000
     await store.close()
+
+
+async def test_a_record_that_cannot_be_read_is_passed_over_in_lists(
+    mongo: MongoStore, mongo_url: str
+) -> None:
+    for n in range(3):
+        await committed(mongo, conversation(f"c{n}"), execution=execution(f"x{n}", updated_at=NOW + n))
+    with inside(mongo_url) as database:
+        database.conversations.update_one({"conversation_id": "c2"}, {"$set": {"body": b"{"}})
+    (first,) = await mongo.executions(TENANT, ExecutionFilter(), limit=1)
+    (second,) = await mongo.executions(TENANT, ExecutionFilter(), after=first.place, limit=1)
+    assert [item.record.conversation_id for item in (first, second)] == ["c1", "c0"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from storage.base import (
     Commit,
@@ -672,3 +673,28 @@ async def test_conversations_that_had_no_execution_are_listed_from_version_3_on(
         assert await store.executions(TENANT, ExecutionFilter()) == []
     finally:
         await store.close()
+
+
+async def test_a_record_that_cannot_be_read_is_passed_over_in_lists(
+    sqlite: SqliteStore, clock: Clock
+) -> None:
+    """However many are unreadable, the page is full of the others."""
+    for n in range(6):
+        running = execution(f"x{n}", updated_at=NOW + n)
+        await committed(sqlite, conversation(f"c{n}"), execution=running)
+    await sqlite.close()
+    with sqlite3.connect(sqlite.path) as database:
+        for id_, doc in (("c5", b"{"), ("c4", b"[]"), ("c2", b'{"v":99}'), ("c0", b"{}")):
+            database.execute("UPDATE conversations SET doc = ? WHERE conversation_id = ?", (doc, id_))
+    database.close()
+    again = SqliteStore(sqlite.path, clock=clock)
+    await again.open()
+    with structlog.testing.capture_logs() as logs:
+        (first,) = await again.executions(TENANT, ExecutionFilter(), limit=1)
+        (second,) = await again.executions(TENANT, ExecutionFilter(), after=first.place, limit=1)
+        rest = await again.executions(TENANT, ExecutionFilter(), after=second.place, limit=1)
+    both = await again.conversations(TENANT, ExecutionFilter())
+    await again.close()
+    assert [item.record.conversation_id for item in (first, second, *rest)] == ["c3", "c1"]
+    assert [item.record.conversation_id for item in both] == ["c3", "c1"]
+    assert [line["conversation_id"] for line in logs] == ["c5", "c4", "c2", "c0"]
