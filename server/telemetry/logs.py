@@ -39,7 +39,7 @@ _SECRETS = re.compile(
       (?P<jwt> \bey[IJ][a-z0-9_-]{10,} (?:\.[a-z0-9_-]*){0,4} )
     | (?P<key> \b(?:sk|pk|whsec)_[a-z0-9_-]{8,} )
     | (?P<scheme> \b(?:bearer|basic)\s+ ) [^\s,;"']+
-    | (?P<url> ://)[^/@\s]+(?=@)
+    | (?P<url> ://)[^/?#\s"']+(?=@)
     | (?P<name> (?:token|secret|password|passwd|authorization|api[_-]?key) ["']? \s* [=:] \s* ["']? )
       [^\s&"',;}]+
     """
@@ -135,11 +135,17 @@ def _redact(value: Any, secrets: re.Pattern[str] | None, depth: int) -> Any:
 
 def clean(text: str, secrets: re.Pattern[str] | None = None) -> str:
     """Return ``text`` on one line, bounded, with what looks like a secret masked."""
-    if len(text) > MAX_TEXT_CHARS:
-        text = text[:MAX_TEXT_CHARS] + "..."
+    if len(text) > MAX_TEXT_CHARS:  # masked first: half a secret looks like none
+        text = _masked(text[: 2 * MAX_TEXT_CHARS], secrets)[:MAX_TEXT_CHARS] + "..."
+    else:
+        text = _masked(text, secrets)
+    return _CONTROL.sub(_escape, text)
+
+
+def _masked(text: str, secrets: re.Pattern[str] | None) -> str:
     if secrets is not None:
         text = secrets.sub(MASK, text)
-    return _CONTROL.sub(_escape, _SECRETS.sub(_mask, text))
+    return _SECRETS.sub(_mask, text)
 
 
 def _mask(match: re.Match[str]) -> str:
@@ -161,7 +167,7 @@ def _chain(secrets: Iterable[str], instance: str | None) -> list[Processor]:
         redacted: EventDict = _redact(event, pattern, MAX_DEPTH)
         if traceback is not None:
             # Indented, so that no line of a message can pass for a line of ours.
-            lines = [clean(line, pattern) for line in str(traceback)[-4 * MAX_TEXT_CHARS :].splitlines()]
+            lines = [clean(line, pattern) for line in _last_lines(str(traceback), 4 * MAX_TEXT_CHARS)]
             redacted["exception"] = "\n".join("    " + line for line in lines)
         return redacted
 
@@ -176,6 +182,12 @@ def _chain(secrets: Iterable[str], instance: str | None) -> list[Processor]:
         structlog.processors.format_exc_info,
         _keep_meta(redact_event),
     ]
+
+
+def _last_lines(text: str, chars: int) -> list[str]:
+    """Return the last lines of a text, so many characters at most; of its only line the end."""
+    lines = text[-chars:].splitlines()
+    return lines[1:] if len(text) > chars and len(lines) > 1 else lines
 
 
 def _thin_out() -> Processor:

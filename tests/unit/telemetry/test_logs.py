@@ -236,3 +236,22 @@ def test_any_event_is_one_line_of_json(values: dict[str, str], event: str) -> No
         structlog.reset_defaults()
     assert out.getvalue().count("\n") == 1
     assert len(out.rows()) == 1
+
+
+@pytest.mark.parametrize(
+    "secret", ["the-signing-secret", "redis://:p@ss-canary@h", "sk_live_canary-of-a-key"]
+)
+def test_a_secret_that_a_long_text_is_cut_in_is_masked(out: Lines, secret: str) -> None:
+    configure_logging("info", "json", stream=out, secrets=["the-signing-secret"])
+    log = structlog.get_logger()
+    for shown in range(1, len(secret)):
+        text = "x" * (MAX_TEXT_CHARS - shown - 1) + " " + secret
+        log.info("said", text=text)
+        try:
+            raise ValueError("\n" + secret + " \n" + "x" * (4 * MAX_TEXT_CHARS - shown - 2))
+        except ValueError:
+            log.exception("failed")
+    said = out.getvalue()
+    assert "x" * 100 in said
+    for part in ("sign", "cret", "p@ss", "ss-canary", "nary", "-of-a-key"):
+        assert part not in said
