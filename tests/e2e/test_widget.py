@@ -541,6 +541,19 @@ def test_a_token_that_is_wrong_says_where_it_comes_from(faq: Dev, site: Site, op
     expect(widget.trouble).to_contain_text("element.token")
 
 
+def test_a_conversation_that_cannot_be_had_says_so_and_stays_off(faq: Dev, site: Site, opens: Opens) -> None:
+    site.server = faq.url
+    widget = opens(site.page("fixed", '<parley-chat conversation="no id!"></parley-chat>'))
+    widget.visited.open()
+    widget.launcher.click()
+    widget.state("stopped")
+    expect(widget.trouble).to_contain_text("conversation_id must be 1 to 64 characters")
+    expect(widget.trouble).to_contain_text("Its id is fixed by the page")
+    widget.trouble.get_by_role("button", name="Try again").click()
+    widget.state("stopped")
+    expect(widget.trouble).to_contain_text("conversation_id must be 1 to 64 characters")
+
+
 def test_a_key_lets_its_pages_in_and_a_wrong_one_is_told(tmp_path: Path, site: Site, opens: Opens) -> None:
     folder = project(tmp_path, "faq")
     with Dev(folder) as dev, Site(dev.url) as shop:
