@@ -252,8 +252,10 @@ async def test_the_readmes_programs_run_as_they_stand(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    said, complaints = await process.communicate()
-    assert (process.returncode, complaints.decode()) == (0, "")
+    said, err = await process.communicate()
+    # In development mode asyncio says what took longer than 0.1 s, as anything may on a busy machine.
+    complaints = [line for line in err.decode().splitlines() if not line.startswith("Executing <")]
+    assert (process.returncode, complaints) == (0, [])
     assert said.decode().splitlines() == ["What is your name?", "Which colour? ask"]
 
 
